@@ -1,0 +1,229 @@
+"""What the rest of the program sees of data: batches, splits and datasets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslbench.hashing import digest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples of a split; what a modality does not have is None.
+
+    Attributes:
+        index: (B,) int64 positions in the split.
+        images: (B, 3, H, W) uint8, zero-padded at the right and below where sizes differ.
+        sizes: (B, 2) int64, height and width of each image before padding.
+        texts: B strings, or tuples of strings for pairs.
+        target: (B,) int64 labels, (B, C) multilabel, or what the dataset's target is.
+    """
+
+    index: Tensor
+    images: Tensor | None = None
+    sizes: Tensor | None = None
+    texts: list[Any] | None = None
+    target: Any = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on `device`."""
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        return replace(
+            self,
+            index=move(self.index),
+            images=move(self.images),
+            sizes=move(self.sizes),
+            target=move(self.target),
+        )
+
+
+class Split(ABC):
+    """A fixed, ordered set of examples; nothing random happens inside.
+
+    Attributes:
+        hash: hash of everything that determines the examples and their labels.
+        labels: (n,) int64 or (n, C) bool, or None without labels.
+        groups: (n,) int64 where examples come in groups that belong together (spatial blocks,
+            photographs), else None. Intervals resample groups.
+    """
+
+    hash: str
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The examples at `index` (B,) int64, in that order."""
+
+    def map(self, fn: Callable[[Batch], Batch], name: str) -> "Split":
+        """This split with `fn` applied to every batch; `name` tells it apart in hashes."""
+        return _Mapped(self, fn, name)
+
+    def take(self, index: np.ndarray) -> "Split":
+        """The examples at `index` as a split of their own."""
+        return _Taken(self, np.asarray(index, dtype=np.int64))
+
+
+class ImageArray(Split):
+    """Images of one size, in memory.
+
+    Args:
+        images: (n, 3, H, W) uint8.
+        labels: (n,) int64 or None.
+        groups: (n,) int64 or None.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images: (n, 3, H, W) uint8 expected, got {images.shape} {images.dtype}"
+            )
+        self.images = torch.from_numpy(np.ascontiguousarray(images))
+        self.labels, self.groups = labels, groups
+        self.hash = digest(images, labels, groups)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        images = self.images[index]
+        size = torch.tensor(images.shape[2:]).expand(len(images), 2)
+        target = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
+        return Batch(index, images, size, target=target)
+
+
+class _Mapped(Split):
+    def __init__(self, inner: Split, fn: Callable[[Batch], Batch], name: str) -> None:
+        self.inner, self.fn = inner, fn
+        self.labels, self.groups = inner.labels, inner.groups
+        self.hash = digest(inner.hash, name)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return self.fn(self.inner[index])
+
+
+class _Taken(Split):
+    def __init__(self, inner: Split, index: np.ndarray) -> None:
+        self.inner, self.index = inner, torch.from_numpy(index)
+        self.labels = None if inner.labels is None else inner.labels[index]
+        self.groups = None if inner.groups is None else inner.groups[index]
+        self.hash = digest(inner.hash, index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return replace(self.inner[self.index[index]], index=index)
+
+
+class Joined(Split):
+    """Two splits end to end."""
+
+    def __init__(self, first: Split, second: Split) -> None:
+        self.parts = (first, second)
+        self.labels = _joined(first.labels, second.labels)
+        self.groups = _joined(first.groups, second.groups)
+        self.hash = digest(first.hash, second.hash)
+
+    def __len__(self) -> int:
+        return len(self.parts[0]) + len(self.parts[1])
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        first, second = self.parts
+        here = index < len(first)
+        if here.all():
+            return first[index]
+        if not here.any():
+            return replace(second[index - len(first)], index=index)
+        return _interleave(here, first[index[here]], second[index[~here] - len(first)], index)
+
+
+def _joined(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return None if a is None or b is None else np.concatenate([a, b])
+
+
+def _interleave(here: Tensor, a: Batch, b: Batch, index: Tensor) -> Batch:
+    """Batches `a` (where `here`) and `b` (elsewhere) in the order of `index`."""
+    order = torch.empty_like(index)
+    order[here], order[~here] = torch.arange(len(a)), torch.arange(len(b)) + len(a)
+
+    def rows(x: Any, y: Any) -> Any:
+        if x is None or y is None:
+            return None
+        if isinstance(x, Tensor):
+            if x.ndim == 4:  # images: pad both to the larger height and width
+                h, w = (max(x.shape[d], y.shape[d]) for d in (2, 3))
+                x, y = (
+                    torch.nn.functional.pad(i, (0, w - i.shape[3], 0, h - i.shape[2]))
+                    for i in (x, y)
+                )
+            return torch.cat([x, y])[order]
+        both = [*x, *y]
+        return [both[i] for i in order.tolist()]
+
+    return Batch(
+        index,
+        rows(a.images, b.images),
+        rows(a.sizes, b.sizes),
+        rows(a.texts, b.texts),
+        rows(a.target, b.target),
+    )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Named splits of one source of data, and how they are scored.
+
+    Attributes:
+        name: as in the dataset table.
+        modality: "image", "text" or "image_text".
+        targets: kinds of target that the splits carry, e.g. ("label",).
+        classes: number of classes; 0 without labels.
+        class_names: `classes` names.
+        metric: main metric of classification on it, "top1" or "mean_per_class".
+        chance: score of `metric` that needs no input, in [0, 1].
+        splits: "train", "validation", "test", and what else there is ("unlabelled").
+    """
+
+    name: str
+    modality: str
+    targets: tuple[str, ...]
+    classes: int
+    class_names: tuple[str, ...]
+    metric: str
+    chance: float
+    splits: Mapping[str, Split] = field(repr=False)
+
+    def __getitem__(self, name: str) -> Split:
+        if name == "train+validation":
+            return Joined(self["train"], self["validation"])
+        if name not in self.splits:
+            raise LookupError(f"{self.name} has no split {name!r}; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    @property
+    def hash(self) -> str:
+        """Hash of all splits."""
+        return digest({name: split.hash for name, split in self.splits.items()})
