@@ -1,0 +1,279 @@
+"""The result record and its store: one JSON file per cell, and its per-example scores beside it."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sslbench.errors import UserError
+from sslbench.hashing import file_sha256
+from sslbench.storage import write_atomic, write_text
+
+SCHEMA = 1
+
+Status = Literal["ok", "failed", "not_applicable"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Score(_Model):
+    """One number of a task on one dataset.
+
+    Attributes:
+        value: the score; shares lie in [0, 1].
+        n: number of examples (or episodes) behind it.
+        standard_error: of `value` over the examples, None where the protocol has none.
+        low: lower bound of the 95 % interval over the examples.
+        high: upper bound.
+    """
+
+    value: float
+    n: int
+    standard_error: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Checkpoint(_Model):
+    """What was evaluated.
+
+    Attributes:
+        name: of the method (or the variant of it in the grid) or of the external checkpoint.
+        family: the method's folder, or "external".
+        encoder: short label of the encoder's configuration.
+        at: share of the pretraining after which the weights were taken, in (0, 1].
+    """
+
+    name: str
+    family: str
+    method: str | None = None
+    method_version: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    encoder: str
+    encoder_config: dict[str, Any] = Field(default_factory=dict)
+    parameters: int | None = None
+    weights_hash: str | None = None
+    pretrain_dataset: str | None = None
+    pretrain_dataset_hash: str | None = None
+    pretrain_epochs: int = 0
+    pretrain_step: int = 0
+    pretrain_seed: int = 0
+    pretrain_loss: float | None = None
+    pretrain_seconds: float | None = None
+    at: float = 1.0
+
+
+class Provenance(_Model):
+    """Where and with what a cell was computed."""
+
+    created: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    code: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: str = ""
+    threads: int = 1
+    world_size: int = 1
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+class Record(_Model):
+    """One cell of the grid: a checkpoint, a task and a dataset, and what came out.
+
+    Attributes:
+        key: hash of all that determines the cell.
+        headline: the metric that a table shows.
+        chance: score of the headline metric without looking at the input; None where undefined.
+        higher_is_better: direction of the headline metric.
+        selected: what the protocol chose, and on which split.
+        examples: sha256 of KEY.npz with the per-example scores, None without them.
+        inline: per-example scores of the headline metric (and "groups") as text, only in
+            records.jsonl; see `pack`.
+        completions: how often the cell was computed, always with the same scores.
+    """
+
+    schema_version: int = SCHEMA
+    key: str
+    status: Status
+    reason: str | None = None
+    checkpoint: Checkpoint
+    task: str
+    task_version: int
+    task_settings: dict[str, Any] = Field(default_factory=dict)
+    dataset: str
+    dataset_hash: str | None = None
+    n_train: int | None = None
+    n_test: int | None = None
+    headline: str
+    chance: float | None = None
+    higher_is_better: bool = True
+    eval_seed: int = 0
+    selected: dict[str, Any] = Field(default_factory=dict)
+    scores: dict[str, Score] = Field(default_factory=dict)
+    examples: str | None = None
+    inline: dict[str, str] | None = None
+    completions: int = 1
+    provenance: Provenance
+
+
+class Store:
+    """Records under `folder`/ab/KEY.json, with per-example scores in KEY.npz.
+
+    Writes are atomic, and the scores are written before the record that names their sha256.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        """The file of the record with this key."""
+        return self.folder / key[:2] / f"{key}.json"
+
+    def get(self, key: str) -> Record | None:
+        """The record, or None if there is none. Raises UserError where it is damaged."""
+        path = self.path(key)
+        return read_record(path) if path.exists() else None
+
+    def put(self, record: Record, examples: dict[str, np.ndarray] | None = None) -> Record:
+        """Store a record; a second completion of a cell must agree with the first.
+
+        Args:
+            record: with `examples` unset; it is filled in here.
+            examples: per-example scores (n,) by metric.
+
+        Raises:
+            UserError: the cell was completed before, with other scores.
+        """
+        path = self.path(record.key)
+        before = self.get(record.key)
+        if before is not None and before.status == "ok":
+            if record.status != "ok":
+                return before
+            if before.scores != record.scores:
+                raise UserError(
+                    f"{path}: computed again with other scores: {_values(before)}, now "
+                    f"{_values(record)}; the first record was kept"
+                )
+            again = before.model_copy(update={"completions": before.completions + 1})
+            write_text(path, again.model_dump_json(indent=1) + "\n")
+            return again
+        if examples:
+            arrays = path.with_suffix(".npz")
+            buffer = io.BytesIO()
+            np.savez(buffer, **examples)  # type: ignore[arg-type]
+            write_atomic(arrays, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+            record = record.model_copy(update={"examples": file_sha256(arrays)})
+        write_text(path, record.model_dump_json(indent=1) + "\n")
+        return record
+
+    def examples(self, record: Record) -> dict[str, np.ndarray]:
+        """Per-example scores (n,) by metric; empty without them. Raises UserError if altered."""
+        if record.examples is None:
+            return {}
+        path = self.path(record.key).with_suffix(".npz")
+        if not path.exists() or file_sha256(path) != record.examples:
+            raise UserError(f"{path}: missing, or not the file that its record names")
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    def __iter__(self) -> Iterator[Record]:
+        for path in sorted(self.folder.glob("??/*.json")):
+            yield read_record(path)
+
+
+def pack(array: np.ndarray) -> str:
+    """A vector as "kind:n:base64": bits where all values are 0 or 1, else int32 or float32."""
+    if np.isin(array, (0, 1)).all():
+        kind, data = "bits", np.packbits(array.astype(bool))
+    elif np.issubdtype(array.dtype, np.integer):
+        kind, data = "i4", array.astype("<i4")
+    else:
+        kind, data = "f4", array.astype("<f4")
+    return f"{kind}:{len(array)}:{base64.b64encode(data.tobytes()).decode()}"
+
+
+def unpack(text: str) -> np.ndarray:
+    """The vector (n,) that `pack` wrote: float64, or int64 for kind i4."""
+    kind, n, data = text.split(":")
+    raw = base64.b64decode(data)
+    if kind == "bits":
+        return np.unpackbits(np.frombuffer(raw, np.uint8), count=int(n)).astype(np.float64)
+    return np.frombuffer(raw, f"<{kind}").astype(np.int64 if kind == "i4" else np.float64)
+
+
+def _values(record: Record) -> str:
+    return ", ".join(f"{name} {score.value:.6g}" for name, score in sorted(record.scores.items()))
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one record file. Raises UserError with what is wrong in it."""
+    try:
+        return parse_record(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a valid record ({error}); remove the file and run again"
+        ) from None
+
+
+def parse_record(text: str) -> Record:
+    """A record from its JSON. Raises ValueError with what is wrong in one line."""
+    try:
+        version = json.loads(text).get("schema_version")
+    except (json.JSONDecodeError, AttributeError):
+        raise ValueError("not a JSON object") from None
+    if version != SCHEMA:
+        raise ValueError(f"schema version {version}; this sslbench reads {SCHEMA}")
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{place}: {first['msg']}") from None
+
+
+def read_records(source: Path) -> list[Record]:
+    """All records of a run folder, a store, or a records.jsonl, in the order of their keys.
+
+    Per-example scores of the headline metric come along in `inline`.
+
+    Raises:
+        UserError: nothing is there, or a record is damaged.
+    """
+    if source.is_file():
+        records = list(_read_lines(source))
+    else:
+        folder = source / "records" if (source / "records").is_dir() else source
+        store = Store(folder)
+        records = [_with_inline(record, store.examples(record)) for record in store]
+    if not records:
+        raise UserError(f"{source}: no records found; expected a run folder or a records.jsonl")
+    return sorted(records, key=lambda record: record.key)
+
+
+def _with_inline(record: Record, examples: dict[str, np.ndarray]) -> Record:
+    wanted = {record.headline, "groups"} & examples.keys()
+    inline = {name: pack(examples[name]) for name in sorted(wanted)}
+    return record.model_copy(update={"inline": inline or None})
+
+
+def _read_lines(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            yield parse_record(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+
+
+def write_lines(records: Iterable[Record], path: Path) -> None:
+    """Write records.jsonl: one record a line, in the order of their keys."""
+    ordered = sorted(records, key=lambda record: record.key)
+    write_text(path, "".join(record.model_dump_json() + "\n" for record in ordered))
