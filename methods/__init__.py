@@ -1,0 +1,1 @@
+"""One complete pretraining implementation per file, in one folder per family."""

@@ -1,0 +1,1 @@
+"""One downstream protocol per file."""

@@ -1,0 +1,1 @@
+"""Tell an example from others."""

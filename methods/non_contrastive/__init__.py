@@ -1,0 +1,1 @@
+"""Agree between views without negatives."""

@@ -1,0 +1,1 @@
+"""A label made up from the image itself."""

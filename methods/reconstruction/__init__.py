@@ -1,0 +1,1 @@
+"""Predict what was taken away from the input."""

@@ -1,0 +1,1 @@
+"""grid.toml → cells → jobs → submitit."""

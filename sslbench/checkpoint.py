@@ -1,0 +1,95 @@
+"""Saving and loading our own checkpoints: an encoder's folder, and the training state."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sslbench.encoder import Encoder, build
+from sslbench.errors import UserError
+from sslbench.hashing import file_sha256
+from sslbench.storage import folder_atomic, write_atomic, write_json
+
+FORMAT = 1
+
+
+def weights_hash(encoder: torch.nn.Module) -> str:
+    """32 hex digits over the names, types, shapes and values of all parameters and buffers."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return state.hexdigest()[:32]
+
+
+def save_encoder(encoder: Encoder, folder: Path, about: dict[str, Any]) -> None:
+    """Write `encoder.json` and `encoder.safetensors` into `folder`, atomically.
+
+    Args:
+        encoder: what is saved; `config` makes it again.
+        folder: replaced if it exists.
+        about: where the weights come from, as in `sslbench.records.Checkpoint`.
+    """
+    with folder_atomic(folder) as temporary:
+        tensors = {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
+        save_file(tensors, temporary / "encoder.safetensors")
+        description = {
+            "format": FORMAT,
+            "config": encoder.config,
+            "sha256": file_sha256(temporary / "encoder.safetensors"),
+            "about": {**about, "weights_hash": weights_hash(encoder)},
+        }
+        write_json(temporary / "encoder.json", description)
+
+
+def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder of a checkpoint folder, in eval mode, and where its weights come from.
+
+    Args:
+        path: a pretraining folder, or the encoder folder inside it.
+
+    Raises:
+        UserError: no checkpoint of ours, or a damaged one.
+    """
+    folder = path / "encoder" if (path / "encoder" / "encoder.json").exists() else path
+    if not (folder / "encoder.json").exists():
+        found = "no such folder" if not path.exists() else "no encoder.json in it"
+        hint = "; its pretraining has not finished" if (path / "run.json").exists() else ""
+        raise UserError(f"{path}: not a checkpoint folder ({found}{hint})")
+    try:
+        description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        if description["format"] != FORMAT:
+            raise ValueError(f"format {description['format']}, expected {FORMAT}")
+        weights = folder / "encoder.safetensors"
+        found = file_sha256(weights)
+        if found != description["sha256"]:
+            raise ValueError(f"sha256 of {weights.name} is {found}, not {description['sha256']}")
+        with torch.random.fork_rng():
+            encoder = build(description["config"])
+        encoder.load_state_dict(load_file(weights), strict=True)
+        return encoder.eval(), dict(description["about"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder}: damaged checkpoint: {error}") from None
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state atomically."""
+    write_atomic(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a training state. Raises UserError if a checksum inside the file differs."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"checksum of {bad} differs")
+        return torch.load(path, map_location=device, weights_only=True)  # type: ignore[no-any-return]
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: damaged training state ({error}); remove the folder to train from the start"
+        ) from None

@@ -1,0 +1,191 @@
+"""One interface to every backbone: what is evaluated, and all that a checkpoint holds."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sslbench.data.split import Batch, Split
+from sslbench.errors import NotApplicable, UserError
+
+
+class Encoder(nn.Module):
+    """Inputs in, representations out. What an encoder cannot do raises NotApplicable.
+
+    Attributes:
+        modality: "image" or "text".
+        dim: D, width of `forward`.
+        config: plain values from which `build` makes the same encoder again.
+        text: of an image–text model, the encoder of captions into the same space.
+        patch: patch size in pixels of a vision transformer, else None.
+        parts: names of submodules from input to output (layer-wise decay, freezing).
+        chunk: examples to recompute at a time in training, to save memory with the same gradient;
+            batch norm then sees one chunk at a time. None: all at once.
+    """
+
+    modality: str = "image"
+    dim: int
+    config: dict[str, Any]
+    text: "Encoder | None" = None
+    patch: int | None = None
+    parts: tuple[str, ...] = ()
+    chunk: int | None = None
+
+    def preprocess(self, batch: Batch) -> Any:
+        """Turn raw examples into inputs: images (B, 3, S, S) float in [0, 1]."""
+        raise NotApplicable(f"{self.label} has no preprocessing")
+
+    def layers(self, inputs: Any) -> dict[str, Tensor]:
+        """Pooled representations (B, D_i) by name, shallow to deep; the name says the pooling."""
+        raise NotApplicable(f"{self.label} has no layers")
+
+    def forward(self, inputs: Any) -> Tensor:
+        """(B, D), the last of `layers`."""
+        if self.chunk is None or not self.training or len(inputs) <= self.chunk:
+            return self.embed(inputs)
+        return recompute(self, self.embed, inputs, self.chunk)
+
+    def embed(self, inputs: Any) -> Tensor:
+        """(B, D) in one piece; what `forward` calls."""
+        return list(self.layers(inputs).values())[-1]
+
+    def tokens(self, inputs: Any, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D) patches without class token; with `keep` (B, K) only those are computed."""
+        raise NotApplicable(f"{self.label} has no tokens: it is not a transformer")
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, C_i, H_i, W_i), shallow to deep."""
+        raise NotApplicable(f"{self.label} has no feature maps")
+
+    def variant(self, **changes: Any) -> "Encoder":
+        """A freshly initialised encoder with changes in its configuration."""
+        return build({**self.config, **changes})
+
+    @property
+    def label(self) -> str:
+        """Name and settings in one short line, as tables show them."""
+        hidden = {"name", "mean", "std"}
+        settings = [f"{k}={v}" for k, v in sorted(self.config.items()) if k not in hidden]
+        return f"{self.config['name']}({','.join(settings)})"
+
+
+class ImageEncoder(Encoder):
+    """What image backbones share: the input size and the normalisation of colours.
+
+    Args:
+        config: "image_size", and "mean" and "std" per channel in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size: int = config["image_size"]
+        for name in ("mean", "std"):
+            values = torch.tensor(config[name]).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def preprocess(self, batch: Batch) -> Tensor:
+        """(B, 3, S, S) in [0, 1]: shorter side to S, centre crop."""
+        from sslbench.data.augment import resize
+
+        if batch.images is None or batch.sizes is None:
+            raise NotApplicable(f"{self.label} needs images")
+        return resize(batch.images, batch.sizes, self.image_size)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] → zero mean and unit variance per channel of the pretraining data."""
+        return (images - self.mean) / self.std
+
+
+def pooled(stage: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) averaged over a grid of at most size × size cells → (B, C · cells)."""
+    cells = min(size, stage.shape[2])
+    return F.adaptive_avg_pool2d(stage, cells).flatten(1)
+
+
+def recompute(
+    module: nn.Module, function: Callable[[Any], Tensor], inputs: Tensor, chunk: int
+) -> Tensor:
+    """`function` over chunks of `inputs`, whose activations are computed again for the gradient.
+
+    Batch norm updates its running statistics in the first pass only.
+    """
+
+    def contexts() -> tuple[Any, Any]:
+        return _as_is(), _without_tracking(module)
+
+    parts = [
+        checkpoint(function, part, use_reentrant=False, context_fn=contexts)
+        for part in inputs.split(chunk)
+    ]
+    return torch.cat(parts)
+
+
+@contextmanager
+def _as_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _without_tracking(module: nn.Module) -> Iterator[None]:
+    norms = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked.clone() for norm in norms]  # type: ignore[operator,union-attr]
+    for norm in norms:
+        norm.momentum = 0.0  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)  # type: ignore[operator,union-attr]
+
+
+def colour_statistics(split: Split, most: int = 10_000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, in [0, 1], of a split's first `most` images."""
+    count, first, second = 0.0, torch.zeros(3).double(), torch.zeros(3).double()
+    for start in range(0, min(most, len(split)), 256):
+        batch = split[torch.arange(start, min(start + 256, most, len(split)))]
+        if batch.images is None or batch.sizes is None:
+            raise NotApplicable("an image encoder needs images")
+        values = batch.images.double() / 255  # padding is zero and adds nothing
+        count += float(batch.sizes.prod(1).sum())
+        first += values.sum((0, 2, 3))
+        second += values.square().sum((0, 2, 3))
+    mean = first / count
+    std = (second / count - mean.square()).clamp_min(1e-8).sqrt()
+    return [round(v, 6) for v in mean.tolist()], [round(v, 6) for v in std.tolist()]
+
+
+def build(config: dict[str, Any], data: Split | None = None) -> Encoder:
+    """An encoder from its configuration, initialised from torch's global generator.
+
+    Args:
+        config: "name" of the backbone and its settings; "image_size" is required for images.
+        data: where "mean" and "std" come from if the configuration has none.
+
+    Raises:
+        UserError: an unknown name or setting.
+    """
+    from sslbench.backbones import constructor
+
+    config = dict(config)
+    if "name" not in config or "image_size" not in config:
+        raise UserError(f"an encoder needs name and image_size; found {config}")
+    if "mean" not in config:
+        if data is None:
+            raise UserError(f"encoder {config['name']}: no data to take mean and std from")
+        config["mean"], config["std"] = colour_statistics(data)
+    make = constructor(config["name"])
+    settings = {k: v for k, v in config.items() if k not in ("name", "image_size", "mean", "std")}
+    try:
+        return make(config, **settings)
+    except TypeError as error:
+        raise UserError(f"encoder {config['name']}: {error}") from None

@@ -1,0 +1,118 @@
+"""One pass over a dataset → cached feature matrices."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+
+from sslbench.checkpoint import weights_hash
+from sslbench.data.split import Split
+from sslbench.encoder import Encoder
+from sslbench.hashing import digest, file_sha256
+from sslbench.storage import cache_root, write_atomic, write_json
+
+EXTRACTOR_VERSION = 1
+BATCH = 256
+
+log = logging.getLogger(__name__)
+
+
+def features(encoder: Encoder, split: Split, layer: str = "last") -> dict[str, np.ndarray]:
+    """Features (n, D_i) float32 of a split by layer name, shallow to deep, memory-mapped.
+
+    They are kept under `cache_root()`, in a folder named by everything that determines them: the
+    encoder's configuration (with its preprocessing) and weights, the split, and this extractor.
+    A file whose checksum is not the one in its manifest is computed again.
+
+    Args:
+        encoder: put in eval mode for the pass.
+        split: every example, in order.
+        layer: "last", "all", or a layer's name.
+
+    Raises:
+        LookupError: a layer that the encoder does not have.
+    """
+    names = _layer_names(encoder, split)
+    wanted = names if layer == "all" else names[-1:] if layer == "last" else [layer]
+    if not set(wanted) <= set(names):
+        raise LookupError(f"layer {layer!r}; {encoder.label} has {', '.join(names)}")
+    folder = cache_root() / "features" / _key(encoder, split)
+    found = {name: _read(folder, name) for name in wanted}
+    missing = [name for name, array in found.items() if array is None]
+    if missing:
+        for name, array in _extract(encoder, split, missing, names[-1]).items():
+            _write(folder, name, array)
+            found[name] = _read(folder, name)
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _key(encoder: Encoder, split: Split) -> str:
+    return digest(encoder.config, weights_hash(encoder), split.hash, "float32", EXTRACTOR_VERSION)
+
+
+@torch.inference_mode()
+def _layer_names(encoder: Encoder, split: Split) -> list[str]:
+    first = split[torch.zeros(1, dtype=torch.long)]
+    return list(encoder.eval().layers(encoder.preprocess(first.to(_device(encoder)))))
+
+
+def _device(encoder: Encoder) -> torch.device:
+    for tensor in [*encoder.parameters(), *encoder.buffers()]:
+        return tensor.device
+    return torch.device("cpu")
+
+
+@torch.inference_mode()
+def _extract(encoder: Encoder, split: Split, names: list[str], last: str) -> dict[str, np.ndarray]:
+    """The layers `names` of every example. Raises FloatingPointError where one is not finite."""
+    encoder.eval()
+    arrays: dict[str, np.ndarray] = {}
+    for start in range(0, len(split), BATCH):
+        index = torch.arange(start, min(start + BATCH, len(split)))
+        inputs = encoder.preprocess(split[index].to(_device(encoder)))
+        outputs = {last: encoder(inputs)} if names == [last] else encoder.layers(inputs)
+        for name in names:
+            rows = outputs[name].float().cpu().numpy()
+            if name not in arrays:
+                arrays[name] = np.empty((len(split), rows.shape[1]), np.float32)
+            arrays[name][start : start + len(rows)] = rows
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FloatingPointError(f"{encoder.label}: features of layer {name} are not finite")
+    return arrays
+
+
+def _paths(folder: Path, name: str) -> tuple[Path, Path]:
+    stem = quote(name, safe="")
+    return folder / f"{stem}.npy", folder / f"{stem}.json"
+
+
+def _write(folder: Path, name: str, array: np.ndarray) -> None:
+    """The array first, then its manifest."""
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+
+    data, manifest = _paths(folder, name)
+    write_atomic(data, save)
+    write_json(manifest, {"shape": list(array.shape), "sha256": file_sha256(data)})
+
+
+def _read(folder: Path, name: str) -> np.ndarray | None:
+    """The cached array, or None where there is none or it is damaged."""
+    data, manifest = _paths(folder, name)
+    if not manifest.exists():
+        return None
+    try:
+        expected: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        if file_sha256(data) == expected["sha256"]:
+            return np.load(data, mmap_mode="r")  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    log.warning("%s: damaged feature cache, computed again", data)
+    return None

@@ -1,0 +1,101 @@
+"""One process at a time in a folder, without the file locks that network file systems break."""
+
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sslbench.errors import UserError
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 120.0
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder`/.lock, created exclusively and refreshed while held.
+
+    A lock whose process has died on this host, or that was not refreshed for two minutes of the
+    file system's own clock, is taken over.
+
+    Raises:
+        UserError: another process works in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    me = json.dumps(
+        {"host": socket.gethostname(), "pid": os.getpid(), "start": _start_time(os.getpid())}
+    )
+    while not _create(path, me):
+        holder = _alive(path)
+        if holder is not None:
+            raise UserError(f"{folder}: another process works in it ({holder}); wait for it to end")
+        aside = path.with_name(f".lock.{uuid.uuid4().hex[:12]}.partial")
+        try:  # whoever renames it has removed it; the loop then races fairly for a new one
+            path.rename(aside)
+            aside.unlink()
+        except FileNotFoundError:
+            continue
+    done = threading.Event()
+    beat = threading.Thread(target=_refresh, args=(path, done), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beat.join()
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return True
+
+
+def _refresh(path: Path, done: threading.Event) -> None:
+    while not done.wait(HEARTBEAT_SECONDS):
+        if path.exists():
+            os.utime(path)
+
+
+def _alive(path: Path) -> str | None:
+    """Who holds the lock, or None if nobody does any more."""
+    probe = path.with_name(f".clock.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        probe.touch()  # the file system's clock, not this host's
+        age = probe.stat().st_mtime - path.stat().st_mtime
+        holder = json.loads(path.read_text() or "{}")
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    finally:
+        probe.unlink(missing_ok=True)
+    if not holder:  # created this instant, not yet written, or its writer was killed there
+        return "starting" if age < HEARTBEAT_SECONDS else None
+    who = f"process {holder['pid']} on {holder['host']}"
+    if holder["host"] == socket.gethostname():
+        return who if _start_time(holder["pid"]) == holder["start"] else None
+    return who if age < STALE_SECONDS else None
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process of this host started, so that a reused number is not mistaken for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "running"

@@ -1,0 +1,290 @@
+"""Intervals and tests over examples, groups of examples and pretraining seeds.
+
+All intervals hold 95 %, all tests are two-sided, and nothing is random from call to call: the
+bootstrap draws from a fixed seed. Where too little was measured for an interval (one example, one
+group, one seed), it is infinite, and p is 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.05
+RESAMPLES = 2_000
+
+Array = NDArray[np.float64]
+Labels = NDArray[Any]  # integers or strings
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two means, with its 95 % interval and two-sided p value."""
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the rows of one column compare with the best of them.
+
+    Attributes:
+        best: index of the best row.
+        tied: per row, whether it is the best or cannot be told from it.
+        p: per row, Holm-corrected p value against the best; None where it was not tested.
+    """
+
+    best: int
+    tied: list[bool]
+    p: list[float | None]
+
+
+def interval(examples: Array, groups: Labels | None = None) -> tuple[float, float, float]:
+    """Standard error and 95 % interval of the mean.
+
+    Scores that are all 0 or 1 get Wilson's interval (JASA 1927), others Student's, clipped to
+    [0, 1] where all scores lie in it. With groups, whole groups are resampled: the percentile
+    bootstrap of the mean over examples.
+
+    Args:
+        examples: score per example (n,).
+        groups: label of each example's group (n,), such as the photograph it was cut from.
+
+    Returns:
+        Standard error, lower and upper bound.
+
+    Raises:
+        ValueError: no examples, a score that is not finite, or groups of another length.
+    """
+    x = _vector(examples)
+    binary = bool(np.isin(x, (0, 1)).all())
+    if groups is not None:
+        sums, counts = _by_group(x, groups)
+        if np.ptp(x) == 0 and binary:  # nothing varies to be resampled; certainty would be false
+            return (0.0, *_wilson(x[0], len(sums)))
+        return _bootstrap(sums, counts)
+    if binary:
+        p = float(x.mean())
+        return (float(np.sqrt(p * (1 - p) / len(x))), *_wilson(p, len(x)))
+    stderr, low, high = _student(x)
+    if x.min() >= 0 and x.max() <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return stderr, low, high
+
+
+def paired(a: Array, b: Array, groups: Labels | None = None) -> Difference:
+    """The difference of two mean scores on the same examples: a claim about two checkpoints.
+
+    Scores that are all 0 or 1: the exact McNemar test (Psychometrika 1947) and the adjusted Wald
+    interval of Bonett and Price (JEBS 2012). Others: the paired t test. With groups: the cluster
+    bootstrap of `interval`, with p from t on its standard error, which is not bounded below by the
+    number of resamples and so survives a correction for many comparisons.
+
+    Args:
+        a: score per example (n,).
+        b: the same for the other checkpoint, in the same order.
+        groups: label of each example's group (n,).
+
+    Raises:
+        ValueError: as in `interval`, or a and b have different lengths.
+    """
+    x, y = _vector(a), _vector(b)
+    if len(x) != len(y):
+        raise ValueError(f"paired scores need the same examples; found {len(x)} and {len(y)}")
+    difference = x - y
+    value = float(difference.mean())
+    if groups is not None:
+        sums, counts = _by_group(difference, groups)
+        stderr, low, high = _bootstrap(sums, counts)
+        return Difference(value, stderr, low, high, _two_sided(value, stderr, len(sums) - 1))
+    if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
+        return _paired_binary(difference, value)
+    stderr, low, high = _student(difference)
+    return Difference(value, stderr, low, high, _two_sided(value, stderr, len(x) - 1))
+
+
+def over_seeds(values: Sequence[float] | Array) -> tuple[float, float, float]:
+    """Mean over seeds with Student's 95 % interval; infinite for one seed."""
+    x = _vector(np.asarray(values, dtype=np.float64))
+    _, low, high = _student(x)
+    return float(x.mean()), low, high
+
+
+def hierarchical(
+    a: Sequence[Array], b: Sequence[Array], groups: Labels | None = None
+) -> Difference:
+    """The difference of two methods, over pretraining seeds and over examples that all share.
+
+    The variance is the sum of what two levels contribute: the seeds of each method, and the
+    examples (or groups) less the part of their spread that the seeds' means already contain, as
+    in a two-way analysis of variance with random seeds and examples. Interval and p are Student's
+    with Satterthwaite's degrees of freedom (Biometrics Bulletin 1946). This takes the place of a
+    percentile bootstrap over seeds, then examples, because that one resamples 2 or 3 seeds: where
+    seeds matter it calls 10 to 19 % of equal methods different, and where they do not matter it
+    counts their disagreement on single examples up to three times.
+
+    A method with one seed contributes no variance over seeds: the claim is about its checkpoint.
+
+    Args:
+        a: per seed, the score per example (n,).
+        b: the same for the other method; its number of seeds may differ.
+        groups: label of each example's group (n,).
+
+    Raises:
+        ValueError: as in `interval`, or the numbers of examples differ.
+    """
+    sides = [np.stack([_vector(seed) for seed in side]) for side in (a, b)]  # (K, n) each
+    n = sides[0].shape[1]
+    if sides[1].shape[1] != n:
+        raise ValueError(f"methods need the same examples; found {n} and {sides[1].shape[1]}")
+    value = float(sides[0].mean() - sides[1].mean())
+    parts: list[tuple[float, int]] = []  # a variance and its degrees of freedom
+    contrast, counted = 0.0, 0.0
+    for sign, side in zip((1, -1), sides, strict=True):
+        K = len(side)
+        units = _units(side, groups)  # (K, G)
+        G = units.shape[1]
+        if G == 1:
+            return Difference(value, np.inf, -np.inf, np.inf, 1.0)
+        contrast = contrast + sign * units.mean(axis=0)
+        if K > 1:
+            parts.append((float(side.mean(axis=1).var(ddof=1)) / K, K - 1))
+            counted += float(units.var(axis=0, ddof=1).sum()) / ((G - 1) * G * K)
+    parts.append((max(float(np.var(contrast, ddof=1)) / G - counted, 0.0), G - 1))
+    variance = sum(part for part, _ in parts)
+    stderr = float(np.sqrt(variance))
+    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else G - 1
+    half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * stderr
+    p = _two_sided(value, stderr, freedom)
+    return Difference(value, stderr, value - half, value + half, p)
+
+
+def holm(p: Sequence[float] | Array) -> Array:
+    """P values corrected for their number by Holm's step-down method (Scand. J. Stat. 1979)."""
+    raw = np.asarray(p, dtype=np.float64)
+    order = np.argsort(raw, kind="stable")
+    steps = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def best_and_tied(
+    values: Sequence[float],
+    examples: Sequence[Sequence[Array] | None],
+    groups: Labels | None = None,
+    higher_is_better: bool = True,
+) -> Standing:
+    """The best row of a column, and the rows that cannot be told from it.
+
+    Each row is compared with the best on the examples that both saw (`paired`; `hierarchical`
+    where one of them has several seeds), Holm-corrected over the column. A row of equal value is
+    tied; one without scores on the same examples is otherwise not tested and not called tied.
+
+    Args:
+        values: score per row, higher or lower is better as said.
+        examples: per row, the score per example (n,) of each pretraining seed; None without them.
+        groups: label of each example's group (n,).
+        higher_is_better: direction of the score.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not len(values):
+        raise ValueError("no rows to compare")
+    scores = np.asarray(values, dtype=np.float64)
+    best = int(np.argmax(scores if higher_is_better else -scores))
+    reference = examples[best]
+    p: dict[int, float] = {}
+    for row, own in enumerate(examples):
+        if row == best or not own or not reference or len(own[0]) != len(reference[0]):
+            continue
+        if len(own) == len(reference) == 1:
+            p[row] = paired(reference[0], own[0], groups).p
+        else:
+            p[row] = hierarchical(reference, own, groups).p
+    corrected = dict(zip(p, holm(list(p.values())).tolist(), strict=True))
+    tied = [bool(scores[row] == scores[best]) for row in range(len(scores))]
+    tied = [same or corrected.get(row, 0.0) >= LEVEL for row, same in enumerate(tied)]
+    return Standing(best, tied, [corrected.get(row) for row in range(len(scores))])
+
+
+def _vector(values: Array) -> Array:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not len(x):
+        raise ValueError(f"scores must be a vector with at least one entry; found shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"scores must be finite; found {x[~np.isfinite(x)][0]}")
+    return x
+
+
+def _wilson(p: float, n: int) -> tuple[float, float]:
+    z = stats.norm.ppf(1 - LEVEL / 2)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def _student(x: Array) -> tuple[float, float, float]:
+    if len(x) == 1:
+        return np.inf, -np.inf, np.inf
+    mean, stderr = float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(stats.t.ppf(1 - LEVEL / 2, len(x) - 1)) * stderr
+    return stderr, mean - half, mean + half
+
+
+def _two_sided(value: float, stderr: float, freedom: float) -> float:
+    if not np.isfinite(stderr) or value == 0:
+        return 1.0
+    return float(2 * stats.t.sf(abs(value) / stderr, freedom)) if stderr > 0 else 0.0
+
+
+def _paired_binary(difference: Array, value: float) -> Difference:
+    n, gained, lost = len(difference), int((difference > 0).sum()), int((difference < 0).sum())
+    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    stderr = float(np.sqrt((up + down - (up - down) ** 2) / (n + 2)))
+    half = float(stats.norm.ppf(1 - LEVEL / 2)) * stderr
+    return Difference(value, stderr, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
+
+
+def _by_group(x: Array, groups: Labels) -> tuple[Array, Array]:
+    """Sum and number of the scores of each group, (G,) each."""
+    labels = np.asarray(groups)
+    if labels.shape != x.shape:
+        raise ValueError(f"groups must label each of {len(x)} examples; found {labels.shape}")
+    index = np.unique(labels, return_inverse=True)[1]
+    sums: Array = np.bincount(index, x).astype(np.float64)
+    counts: Array = np.bincount(index).astype(np.float64)
+    return sums, counts
+
+
+def _units(side: Array, groups: Labels | None) -> Array:
+    """What each group (or example) adds to the mean of each seed: (K, n) to (K, G)."""
+    deviations: Array = side - side.mean(axis=1, keepdims=True)
+    if groups is None:
+        return deviations
+    sums = [_by_group(seed, groups)[0] for seed in deviations]
+    units: Array = np.stack(sums) * (len(sums[0]) / side.shape[1])
+    return units
+
+
+def _bootstrap(sums: Array, counts: Array) -> tuple[float, float, float]:
+    """Standard error and percentile interval of sum / count with groups drawn again."""
+    G = len(sums)
+    if G == 1:
+        return np.inf, -np.inf, np.inf
+    random = np.random.default_rng(0)
+    rows = max(1, 4_000_000 // G)  # at once, to bound the memory; the draws do not depend on it
+    blocks = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    draws = (random.multinomial(G, np.full(G, 1 / G), size=block) for block in blocks)
+    means = np.concatenate([(times @ sums) / (times @ counts) for times in draws])
+    low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2))
+    return float(means.std(ddof=1)), float(low), float(high)
