@@ -93,7 +93,7 @@ class ImageEncoder(Encoder):
 
     def preprocess(self, batch: Batch) -> Tensor:
         """(B, 3, S, S) in [0, 1]: shorter side to S, centre crop."""
-        from sslbench.data.augment import resize
+        from sslbench.data.image_ops import resize
 
         if batch.images is None or batch.sizes is None:
             raise NotApplicable(f"{self.label} needs images")
@@ -137,7 +137,7 @@ def _as_is() -> Iterator[None]:
 def _without_tracking(module: nn.Module) -> Iterator[None]:
     norms = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
     momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() for norm in norms]  # type: ignore[operator,union-attr]
+    counts = [norm.num_batches_tracked.clone() for norm in norms]  # type: ignore[operator]
     for norm in norms:
         norm.momentum = 0.0  # type: ignore[assignment]
     try:
@@ -145,7 +145,7 @@ def _without_tracking(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in zip(norms, momenta, counts, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)  # type: ignore[operator,union-attr]
+            norm.num_batches_tracked.copy_(count)  # type: ignore[operator]
 
 
 def colour_statistics(split: Split, most: int = 10_000) -> tuple[list[float], list[float]]:

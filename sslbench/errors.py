@@ -2,7 +2,7 @@
 
 
 class NotApplicable(Exception):  # noqa: N818 - it is a result, not an error
-    """This encoder, dataset or task cannot do what was asked; the text becomes the record's reason."""
+    """This encoder, dataset or task cannot do what was asked; the text is the record's reason."""
 
 
 class UserError(Exception):

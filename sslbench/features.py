@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sslbench.checkpoint import weights_hash
-from sslbench.data.split import Split
+from sslbench.data.split import Joined, Split
 from sslbench.encoder import Encoder
 from sslbench.hashing import digest, file_sha256
 from sslbench.storage import cache_root, write_atomic, write_json
@@ -21,7 +21,9 @@ BATCH = 256
 log = logging.getLogger(__name__)
 
 
-def features(encoder: Encoder, split: Split, layer: str = "last") -> dict[str, np.ndarray]:
+def features(
+    encoder: Encoder, split: Split, layer: str = "last", *, cache: bool = True
+) -> dict[str, np.ndarray]:
     """Features (n, D_i) float32 of a split by layer name, shallow to deep, memory-mapped.
 
     They are kept under `cache_root()`, in a folder named by everything that determines them: the
@@ -32,14 +34,20 @@ def features(encoder: Encoder, split: Split, layer: str = "last") -> dict[str, n
         encoder: put in eval mode for the pass.
         split: every example, in order.
         layer: "last", "all", or a layer's name.
+        cache: look on disk, and keep what was computed.
 
     Raises:
         LookupError: a layer that the encoder does not have.
     """
+    if isinstance(split, Joined):  # its parts are needed by themselves too
+        first, second = (features(encoder, part, layer, cache=cache) for part in split.parts)
+        return {name: np.concatenate([first[name], second[name]]) for name in first}
     names = _layer_names(encoder, split)
     wanted = names if layer == "all" else names[-1:] if layer == "last" else [layer]
     if not set(wanted) <= set(names):
         raise LookupError(f"layer {layer!r}; {encoder.label} has {', '.join(names)}")
+    if not cache:
+        return _extract(encoder, split, wanted, names[-1])
     folder = cache_root() / "features" / _key(encoder, split)
     found = {name: _read(folder, name) for name in wanted}
     missing = [name for name, array in found.items() if array is None]

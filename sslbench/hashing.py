@@ -9,7 +9,7 @@ import numpy as np
 
 
 def digest(*parts: Any) -> str:
-    """32 hex digits that identify `parts`: numbers, strings, arrays, and lists and dicts of them."""
+    """32 hex digits that identify numbers, strings, arrays, and lists and dicts of them."""
     state = hashlib.sha256()
     for part in parts:
         _update(state, part)

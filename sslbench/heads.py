@@ -1,5 +1,7 @@
 """Small networks on top of an encoder that several methods share."""
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -13,7 +15,7 @@ def mlp(*dims: int, norm: bool = True, last_norm: bool = False, bias: bool = Tru
         bias: bias in the last layer; before a batch norm there is none.
     """
     layers: list[nn.Module] = []
-    for number, (width, out) in enumerate(zip(dims, dims[1:], strict=False), 2):
+    for number, (width, out) in enumerate(pairwise(dims), 2):
         last = number == len(dims)
         layers.append(nn.Linear(width, out, bias=bias and not last_norm if last else not norm))
         if not last:

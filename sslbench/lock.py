@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,19 @@ from sslbench.errors import UserError
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
+POLL_SECONDS = 0.5
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder`/.lock, created exclusively and refreshed while held.
 
     A lock whose process has died on this host, or that was not refreshed for two minutes of the
     file system's own clock, is taken over.
+
+    Args:
+        folder: made if it does not exist.
+        wait: until the other process ends, instead of raising.
 
     Raises:
         UserError: another process works in the folder.
@@ -31,9 +37,12 @@ def exclusive(folder: Path) -> Iterator[None]:
         {"host": socket.gethostname(), "pid": os.getpid(), "start": _start_time(os.getpid())}
     )
     while not _create(path, me):
-        holder = _alive(path)
-        if holder is not None:
-            raise UserError(f"{folder}: another process works in it ({holder}); wait for it to end")
+        who = _alive(path)
+        if who is not None and wait:
+            time.sleep(POLL_SECONDS)
+            continue
+        if who is not None:
+            raise UserError(f"{folder}: another process works in it ({who}); wait for it to end")
         aside = path.with_name(f".lock.{uuid.uuid4().hex[:12]}.partial")
         try:  # whoever renames it has removed it; the loop then races fairly for a new one
             path.rename(aside)
@@ -67,22 +76,29 @@ def _refresh(path: Path, done: threading.Event) -> None:
             os.utime(path)
 
 
+def holder(folder: Path) -> str | None:
+    """Who works in a folder, or None if nobody does."""
+    return _alive(folder / ".lock")
+
+
 def _alive(path: Path) -> str | None:
     """Who holds the lock, or None if nobody does any more."""
+    if not path.exists():
+        return None
     probe = path.with_name(f".clock.{uuid.uuid4().hex[:12]}.partial")
     try:
         probe.touch()  # the file system's clock, not this host's
         age = probe.stat().st_mtime - path.stat().st_mtime
-        holder = json.loads(path.read_text() or "{}")
+        found = json.loads(path.read_text() or "{}")
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     finally:
         probe.unlink(missing_ok=True)
-    if not holder:  # created this instant, not yet written, or its writer was killed there
+    if not found:  # created this instant, not yet written, or its writer was killed there
         return "starting" if age < HEARTBEAT_SECONDS else None
-    who = f"process {holder['pid']} on {holder['host']}"
-    if holder["host"] == socket.gethostname():
-        return who if _start_time(holder["pid"]) == holder["start"] else None
+    who = f"process {found['pid']} on {found['host']}"
+    if found["host"] == socket.gethostname():
+        return who if _start_time(found["pid"]) == found["start"] else None
     return who if age < STALE_SECONDS else None
 
 

@@ -24,6 +24,7 @@ from sslbench.metrics import embedding_std, rankme
 from sslbench.random import Random, mix
 from sslbench.storage import write_json, write_text
 
+LOOP_VERSION = 1  # raised by whatever in this file can move a number
 COLLAPSED_STD = 0.05  # of normalised embeddings, where 1 is an even spread over the sphere
 COLLAPSED_RANK = 2.0  # RankMe of a batch of embeddings
 
@@ -45,6 +46,7 @@ class Options:
         progress: called with (step, steps, numbers of the last log line).
         online: called with the encoder after every `online_epochs` epochs; returns numbers to log.
         online_epochs: 0 for never.
+        wait: where another process trains in the folder, wait for it instead of raising.
     """
 
     device: str = "cpu"
@@ -55,6 +57,7 @@ class Options:
     progress: Callable[[int, int, dict[str, float]], None] | None = None
     online: Callable[[torch.nn.Module], dict[str, float]] | None = None
     online_epochs: int = 0
+    wait: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,13 @@ def train(
         FloatingPointError: the loss is not finite.
         UserError: the folder is in use, belongs to another run, or is damaged.
     """
+    about, options = about or {}, options or Options()
     if distributed.rank():
-        return _Run(method, folder, epochs, seed, about or {}, options or Options()).finish()
-    with exclusive(folder):
-        if (outcome := _finished(folder, about or {})) is not None:
+        return _Run(method, folder, epochs, seed, about, options).finish()
+    with exclusive(folder, wait=options.wait):
+        if (outcome := _finished(folder, about)) is not None:
             return outcome
-        return _Run(method, folder, epochs, seed, about or {}, options or Options()).finish()
+        return _Run(method, folder, epochs, seed, about, options).finish()
 
 
 class _Run:
@@ -137,9 +141,7 @@ class _Run:
         if self.recipe.sync_bn:
             distributed.synchronise_batch_norm(self.method)
         self.optimizer = self._optimizer()
-        self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
-            self.device.type, enabled=options.precision == "float16"
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
         self.step, self.seconds = 0, 0.0
         self.kept = {max(1, round(share * self.steps)): share for share in options.at}
         self.log: list[dict[str, Any]] = []

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from sslbench import registry
+from sslbench.hashing import digest, file_sha256
 
 PACKAGES = ("sslbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
 
@@ -36,12 +40,21 @@ def _cpu() -> str:
     return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
-def provenance(seconds: float, code: str | None = None) -> dict[str, Any]:
+@cache
+def code_hash() -> str:
+    """Hash of the Python files of this package and of the plugin folders, as they are on disk."""
+    roots = [Path(__file__).parent]
+    for kind in registry.KINDS:
+        roots += [Path(p) for p in import_module(f"sslbench.{kind}").__path__]
+    files = [path for root in [*roots, *registry.plugin_folders()] for path in root.rglob("*.py")]
+    return digest(sorted(file_sha256(path) for path in set(files)))
+
+
+def provenance(seconds: float) -> dict[str, Any]:
     """The fields of `sslbench.records.Provenance`.
 
     Args:
         seconds: that the work took.
-        code: hash of the snapshot of the code that ran, None for a checkout.
     """
     import torch
 
@@ -54,7 +67,7 @@ def provenance(seconds: float, code: str | None = None) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
-        "code": code,
+        "code": code_hash(),
         "versions": {
             "python": platform.python_version(),
             "cuda": torch.version.cuda or "none",

@@ -45,12 +45,14 @@ class Checkpoint(_Model):
     """What was evaluated.
 
     Attributes:
+        key: hash of all that determined the weights.
         name: of the method (or the variant of it in the grid) or of the external checkpoint.
         family: the method's folder, or "external".
         encoder: short label of the encoder's configuration.
         at: share of the pretraining after which the weights were taken, in (0, 1].
     """
 
+    key: str
     name: str
     family: str
     method: str | None = None
@@ -91,6 +93,8 @@ class Record(_Model):
 
     Attributes:
         key: hash of all that determines the cell.
+        task: name of the column; a variant of a protocol has its own.
+        protocol: the task as in the registry.
         headline: the metric that a table shows.
         chance: score of the headline metric without looking at the input; None where undefined.
         higher_is_better: direction of the headline metric.
@@ -107,6 +111,7 @@ class Record(_Model):
     reason: str | None = None
     checkpoint: Checkpoint
     task: str
+    protocol: str
     task_version: int
     task_settings: dict[str, Any] = Field(default_factory=dict)
     dataset: str

@@ -231,3 +231,18 @@ def _fit(what: str, value: Any, hint: Any) -> Any:
             return value
     name = getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
     raise UserError(f"{what} = {value!r}: expected {name}, found {type(value).__name__}")
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON has them: dataclasses as tables, tuples as lists."""
+
+    def convert(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: convert(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, tuple | list):
+            return [convert(item) for item in value]
+        if isinstance(value, dict):
+            return {name: convert(item) for name, item in value.items()}
+        return value
+
+    return {name: convert(value) for name, value in settings.items()}

@@ -1,0 +1,82 @@
+"""What `sslbench list` shows, found without importing torch or any method."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sslbench import registry
+from sslbench.data import table
+from sslbench.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+KINDS = ("methods", "tasks", "datasets", "encoders")
+COLUMNS = {
+    "methods": ("name", "family", "paper", "summary"),
+    "tasks": ("name", "metric", "version", "target", "paper", "summary"),
+    "datasets": ("name", "modality", "classes", "splits", "metric", "licence", "description"),
+    "encoders": ("name", "summary"),
+}
+ENCODERS = {
+    "pixels": "The image itself.",
+    "resnet18": "Settings: width, stem (conv7, conv3, conv3_stride2), image_size.",
+    "resnet34": "As resnet18.",
+    "resnet50": "As resnet18, with bottleneck blocks.",
+    "resnet101": "As resnet50.",
+    "NAME": "Any timm model; settings are those of its constructor.",
+}
+
+
+def rows(kind: str) -> list[dict[str, Any]]:
+    """One object per method, task, dataset or encoder.
+
+    Raises:
+        UserError: another kind.
+    """
+    if kind == "datasets":
+        found = table.rows(registry.plugin_folders())
+        return [_dataset(found[name]) for name in found]
+    if kind == "encoders":
+        return [{"name": name, "summary": text} for name, text in ENCODERS.items()]
+    if kind in KINDS:
+        return [entry.describe() for entry in registry.entries(kind).values()]
+    raise UserError(f"cannot list {kind!r}; {suggest(kind, list(KINDS))}")
+
+
+def _dataset(row: table.Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "modality": row.modality,
+        "classes": row.classes,
+        "splits": dict(row.splits),
+        "metric": row.metric,
+        "chance": row.chance,
+        "licence": row.licence,
+        "source": row.source,
+        "sha256": [archive.sha256 for archive in row.archives],
+        "description": row.description,
+    }
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_table(kind: str, rows: list[dict[str, Any]], console: "Console") -> None:
+    """A table with the columns of its kind."""
+    from rich.table import Table
+
+    shown = Table(title=kind, title_justify="left", box=None, pad_edge=False)
+    for column in COLUMNS[kind]:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*(_text(row.get(column)) for column in COLUMNS[kind]))
+    console.print(shown)
+    console.print()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {'?' if n is None else n}" for name, n in value.items())
+    return "" if value is None else str(value)

@@ -1,0 +1,201 @@
+"""One pretraining run or one evaluation outside a grid, with the same keys, steps and numbers."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from sslbench import registry
+from sslbench.checkpoint import load_encoder
+from sslbench.data import load
+from sslbench.encoder import Encoder
+from sslbench.errors import UserError, suggest
+from sslbench.evaluation import evaluate as evaluate_cell
+from sslbench.features import features
+from sslbench.grid import plan
+from sslbench.grid.job import threads
+from sslbench.grid.plan import Evaluation, Pretraining
+from sslbench.neighbors import knn_accuracy
+from sslbench.pretrain import Options, Outcome, train
+from sslbench.records import Checkpoint, Record, Store
+
+
+def pretraining(
+    method: str,
+    dataset: str,
+    encoder: dict[str, Any],
+    given: dict[str, Any],
+    epochs: int | None,
+    seed: int,
+    precision: str,
+) -> Pretraining:
+    """One checked run. The image size is the dataset's where the encoder has none.
+
+    Raises:
+        UserError: a wrong name or setting.
+    """
+    registry.entry("methods", method)
+    data = load(dataset)
+    if "image_size" not in encoder:
+        sizes = data["train"][torch.zeros(1, dtype=torch.long)].sizes
+        encoder = {**encoder, "image_size": int(sizes.min()) if sizes is not None else 0}
+    return plan.pretraining(
+        method, data, encoder, given=given, epochs=epochs, seed=seed, precision=precision
+    )
+
+
+def pretrain(
+    run: Pretraining,
+    out: Path,
+    *,
+    online: int,
+    cpus: int | None,
+    report: Callable[[int, int, dict[str, float]], None],
+) -> Outcome:
+    """Train into `out`, or go on there.
+
+    Args:
+        run: what to train.
+        out: checkpoint folder.
+        online: epochs between kNN evaluations on validation, 0 for none.
+        cpus: threads, None for all cores.
+        report: called with (step, steps, log line).
+    """
+    method = run.build()
+    options = Options(
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        precision=run.precision,
+        progress=report,
+        online=_online(run.dataset),
+        online_epochs=online,
+    )
+    with threads(cpus or os.cpu_count() or 1):
+        return train(
+            method,
+            out,
+            epochs=run.epochs,
+            seed=run.seed,
+            about=run.about(method),
+            options=options,
+        )
+
+
+def _online(dataset: str) -> Callable[[torch.nn.Module], dict[str, float]]:
+    """KNN accuracy on the validation split; test stays unseen."""
+
+    def measure(encoder: torch.nn.Module) -> dict[str, float]:
+        if not isinstance(encoder, Encoder):
+            return {}
+        data, arrays = load(dataset), []
+        for split in (data["train"], data["validation"]):
+            if split.labels is None:
+                return {}
+            arrays += [next(iter(features(encoder, split, cache=False).values())), split.labels]
+        return {"knn_validation": knn_accuracy(*arrays)}
+
+    return measure
+
+
+def evaluate(
+    path: Path,
+    tasks: list[str],
+    datasets: list[str],
+    given: dict[str, Any],
+    seed: int,
+    out: Path | None,
+    cpus: int | None,
+) -> list[Record]:
+    """Evaluate a checkpoint folder, as a grid would.
+
+    Args:
+        path: of the checkpoint.
+        tasks: names; empty for all that take the encoder's modality.
+        datasets: names; empty for the pretraining dataset.
+        given: settings by task, or of the only task.
+        seed: of what the protocols leave to chance.
+        out: run folder for the records, None to keep none.
+        cpus: threads, None for all cores.
+
+    Raises:
+        UserError: a wrong name or setting, or no checkpoint.
+    """
+    known = registry.entries("tasks")
+    names = tasks or [n for n, e in known.items() if registry.task(n).modality == "image"]
+    for name in names:
+        registry.entry("tasks", name)
+    if len(names) == 1 and names[0] not in given:
+        given = {names[0]: given}
+    for name in given:
+        if name not in names:
+            raise UserError(f"--set {name}…: names no task that runs; {suggest(name, names)}")
+    encoder, about = load_encoder(path)
+    checkpoint = Checkpoint(**about)
+    data = [load(name) for name in datasets or [checkpoint.pretrain_dataset or ""]]
+    cells = []
+    for name in names:
+        cls = registry.task(name)
+        settings = registry.plain(registry.settings(cls, given.get(name, {})))
+        for dataset in data:
+            cells.append(
+                Evaluation(
+                    checkpoint.key,
+                    checkpoint.at,
+                    name,
+                    name,
+                    cls.version,
+                    settings,
+                    dataset.name,
+                    dataset.hash,
+                    seed,
+                )
+            )
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    return _records(encoder, checkpoint, cells, out, cpus)
+
+
+def _records(
+    encoder: Encoder,
+    checkpoint: Checkpoint,
+    cells: list[Evaluation],
+    out: Path | None,
+    cpus: int | None,
+) -> list[Record]:
+    records = []
+    with threads(cpus or os.cpu_count() or 1), tempfile.TemporaryDirectory() as temporary:
+        folder = out or Path(temporary)
+        store = Store(folder / "records")
+        for cell in cells:
+            record, examples = evaluate_cell(
+                encoder, checkpoint, cell, load(cell.dataset), folder / "work" / cell.key
+            )
+            records.append(store.put(record, examples))
+    return records
+
+
+def table(records: list[Record]) -> Table:
+    """Every score with its interval, or the reason why there is none."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("task", "dataset", "metric", "value", "95 % interval", "n", "chance"):
+        shown.add_column(column, justify="left" if column in ("task", "dataset") else "right")
+    for record in records:
+        place = (record.task, record.dataset)
+        if record.status != "ok":
+            reason = (record.reason or "").splitlines()[-1:]
+            shown.add_row(*place, record.status.replace("_", " "), *reason)
+        for name, score in record.scores.items():
+            wide = score.low is not None and score.high is not None
+            between = f"{score.low:.4f} – {score.high:.4f}" if wide else ""
+            chance = record.chance if name == record.headline else None
+            shown.add_row(
+                *place,
+                name,
+                f"{score.value:.4f}",
+                between,
+                str(score.n),
+                "" if chance is None else f"{chance:.4f}",
+            )
+    return shown
