@@ -149,8 +149,9 @@ def _load(entry: Entry) -> Any:
 def _module(entry: Entry) -> types.ModuleType:
     if not entry.module.startswith("sslbench_plugins."):
         return importlib.import_module(entry.module)
-    if entry.module in sys.modules:
-        return sys.modules[entry.module]
+    known = sys.modules.get(entry.module)
+    if known is not None and known.__file__ == str(entry.path):
+        return known
     spec = importlib.util.spec_from_file_location(entry.module, entry.path)
     if spec is None or spec.loader is None:
         raise UserError(f"{entry.path}: not a Python file")

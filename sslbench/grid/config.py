@@ -106,7 +106,8 @@ def read(path: Path) -> Grid:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key says more than the required one that it was meant to be.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         where = [part for part in first["loc"] if isinstance(part, str)]
         place = ".".join(str(part) for part in first["loc"])
         line = _line(text, where)

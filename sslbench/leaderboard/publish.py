@@ -1,0 +1,35 @@
+"""Records → the files of a leaderboard."""
+
+from pathlib import Path
+
+from sslbench.leaderboard import tables
+from sslbench.leaderboard.board import Board, build
+from sslbench.leaderboard.page import page
+from sslbench.records import read_records, write_lines
+from sslbench.storage import write_text
+
+
+def publish(sources: list[Path], out: Path) -> Board:
+    """Write records.jsonl, records.csv, leaderboard.csv and index.html into `out`.
+
+    Each file is written atomically and depends on the records only: published again from its own
+    records.jsonl, a board is the same byte for byte.
+
+    Args:
+        sources: run folders, stores or records.jsonl files; where they overlap they must agree.
+        out: folder of the board; its name is the title.
+
+    Raises:
+        UserError: a source has no or damaged records, or some that contradict each other.
+    """
+    records = [record for source in sources for record in read_records(source)]
+    board = build(records, out.resolve().name)
+    files = {
+        "records.csv": tables.csv(tables.long(board.records)),
+        "leaderboard.csv": tables.csv(tables.wide(board)),
+        "index.html": page(board),
+    }
+    write_lines(board.records, out / "records.jsonl")
+    for name, text in files.items():
+        write_text(out / name, text)
+    return board

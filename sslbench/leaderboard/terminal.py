@@ -1,0 +1,66 @@
+"""A board as a table in the terminal."""
+
+from collections import defaultdict
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sslbench.leaderboard import text
+from sslbench.leaderboard.board import Board, Cell, Column
+
+NAME_WIDTH = 24  # a longer name may be broken in a narrow terminal
+
+
+def table(board: Board) -> RenderableType:
+    """Per dataset, scores with half the width of their 95 % interval; then marks and reasons."""
+    datasets = dict.fromkeys(column.dataset for column in board.columns)
+    return Group(
+        *(_table(board, dataset) for dataset in datasets),
+        Text("\n".join(_legend(board)), style="dim"),
+    )
+
+
+def _table(board: Board, dataset: str) -> Table:
+    columns = [column for column in board.columns if column.dataset == dataset]
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    longest = max(len(row.name) for row in board.rows)
+    grid.add_column(Text(dataset), min_width=min(longest, NAME_WIDTH), overflow="fold")
+    for column in columns:
+        heading = Text(f"{column.task}\n{text.unit(column)}")
+        grid.add_column(heading, justify="right", overflow="fold")
+    names = [row.name for row in board.rows]
+    for row in text.order(board):
+        label = Text(row.name)
+        if names.count(row.name) > 1:
+            label.append("\n" + ", ".join(text.about(row)), style="dim")
+        grid.add_row(label, *(_cell(column, board.cells[row, column]) for column in columns))
+    return grid
+
+
+def _cell(column: Column, cell: Cell) -> Text:
+    if not cell.ok:
+        return Text(text.EMPTY.get(cell.status, "nan"), style="dim")
+    shown = Text(f"{text.MARKS[cell.mark]} ".lstrip())
+    shown.append(text.score(column, cell.value), style="bold" if cell.mark == "best" else "")
+    return shown.append(f" {text.half(column, cell)}".rstrip(), style="dim")
+
+
+def _legend(board: Board) -> list[str]:
+    """The marks in use, and one line for each reason why a cell is empty."""
+    used = {cell.mark for cell in board.cells.values()}
+    lines = [
+        f"{text.MARKS[mark]} {meaning}" for mark, meaning in text.MEANING.items() if mark in used
+    ]
+    lines += ["± half of the 95 % interval over the examples", text.subject(board)]
+    if board.shared:
+        lines.append("rows in the order of their mean rank")
+    reasons: defaultdict[str, list[str]] = defaultdict(list)
+    for (row, column), cell in board.cells.items():
+        if cell.status in ("failed", "not_applicable"):
+            reason = (cell.records[0].reason or "no reason given").splitlines()[-1]
+            reasons[f"{text.EMPTY[cell.status]}: {reason}"].append(
+                f"{row.name} in {column.task}/{column.dataset}"
+            )
+    return lines + [f"{reason} ({', '.join(where)})" for reason, where in reasons.items()]

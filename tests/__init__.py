@@ -1,0 +1,1 @@
+"""Tests; they mirror the layout of what they test."""

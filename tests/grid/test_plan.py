@@ -1,0 +1,121 @@
+import pytest
+
+from sslbench.errors import UserError
+from sslbench.grid.config import read
+from sslbench.grid.plan import check, plan
+from tests.grid.test_config import GOOD
+
+
+@pytest.fixture
+def planned(tmp_path):
+    def make(text):
+        path = tmp_path / "grid.toml"
+        path.write_text(text)
+        return plan(read(path), path)
+
+    return make
+
+
+def test_keys_do_not_change_between_calls_and_differ_between_cells(planned):
+    first, second = planned(GOOD), planned(GOOD)
+    keys = [cell.key for work in first for cell in work.cells]
+    assert keys == [cell.key for work in second for cell in work.cells]
+    assert len(set(keys)) == len(keys) == 2
+    assert first[0].source.key != first[1].source.key  # seeds
+
+
+def test_every_list_is_an_axis(planned):
+    text = GOOD.replace('["untrained"]', '["simclr", "pixels"]').replace("[1]", "[1, 2]")
+    text = text.replace('datasets = ["digits"]\nencoders', 'datasets = ["digits"]\nencoders', 1)
+    text = text.replace("epochs = [1, 2]", "epochs = [1, 2]\ncheckpoints = [0.5]")
+    work = planned(text)
+    runs = [(w.source.name, w.source.epochs, w.source.seed, len(w.cells)) for w in work]
+    simclr = [run for run in runs if run[0] == "simclr"]
+    assert simclr == [("simclr", e, s, 2) for e in (1, 2) for s in (0, 1)]
+    assert {run[3] for run in runs if run[0] == "pixels"} == {1}  # nothing along a curve
+
+
+def test_a_setting_changes_the_key_of_its_method_only(planned):
+    text = GOOD.replace('["untrained"]', '["simclr", "untrained"]')
+    before = {w.source.name: w.source.key for w in planned(text)}
+    after = {w.source.name: w.source.key for w in planned(text.replace("0.2", "0.3"))}
+    assert before["simclr"] != after["simclr"]
+    assert before["untrained"] == after["untrained"]
+
+
+def test_a_variant_is_a_row_of_its_own(planned):
+    text = GOOD.replace('["untrained"]', '["simclr"]')
+    text += '[override.simclr-hot]\nof = "simclr"\nrecipe = { lr = 0.5 }\ntemperature = 1.0\n'
+    rows = {w.source.name: w.source for w in planned(text)}
+    assert rows["simclr"].settings["temperature"] == 0.2
+    assert rows["simclr-hot"].settings["temperature"] == 1.0
+    assert rows["simclr-hot"].recipe["lr"] == 0.5
+    assert rows["simclr-hot"].method == "simclr"
+
+
+def test_a_batch_size_scales_the_learning_rate_unless_both_are_given(planned):
+    text = GOOD.replace('["untrained"]', '["simclr"]')
+    base = planned(text)[0].source.recipe
+    half = planned(text + f"recipe.batch_size = {base['batch_size'] // 2}\n".join(["", ""]))
+    assert half[0].source.recipe == base
+    batch = text.replace("temperature = 0.2", "recipe = { batch_size = 256 }")
+    assert planned(batch)[0].source.recipe["lr"] == pytest.approx(base["lr"] * 256 / 4096)
+    both = text.replace("temperature = 0.2", "recipe = { batch_size = 256, lr = 0.7 }")
+    assert planned(both)[0].source.recipe["lr"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"untrained"', '"untraind"', "line 5: unknown method 'untraind'; did you mean 'untrained'"),
+        ('tasks = ["knn"]', 'tasks = ["kn"]', "line 11: unknown task 'kn'; did you mean 'knn'"),
+        ("[override.simclr]", "[override.simcl]", "line 14: 'simcl' is neither a method nor"),
+        ('["untrained"]', '["simclr", "x"]', "unknown method 'x'"),
+    ],
+)
+def test_a_wrong_name_gets_its_line(planned, old, new, message):
+    with pytest.raises(UserError, match=message):
+        planned(GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("temperture = 1.0", "line 14: .*no setting 'temperture'; did you mean 'temperature'"),
+        ('temperature = "hot"', "temperature = 'hot': expected float, found str"),
+        ("recipe = { lrr = 1 }", "no setting 'lrr'; did you mean 'lr'"),
+        ("epochs = 0", "epochs = 0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_when_planning(planned, setting, message):
+    text = GOOD.replace('["untrained"]', '["simclr"]').replace("temperature = 0.2", setting)
+    with pytest.raises(UserError, match=message):
+        planned(text)
+
+
+def test_an_unknown_dataset_is_refused(planned):
+    with pytest.raises(UserError, match="did you mean 'digits'"):
+        planned(GOOD.replace('"digits"', '"digit"', 1))
+
+
+def test_a_vit_method_on_a_resnet_is_known_not_to_apply_before_it_is_queued(planned):
+    work = planned(GOOD.replace('["untrained"]', '["mae", "untrained"]'))
+    reasons = check(work)
+    mae = [w.source for w in work if w.source.name == "mae"]
+    assert {run.key for run in mae} == set(reasons)
+    assert all("resnet18" in reason for reason in reasons.values())
+
+
+def test_an_unknown_encoder_is_refused_before_it_is_queued(planned):
+    work = planned(GOOD.replace('"resnet18"', '"resnet81"'))
+    with pytest.raises(UserError, match="unknown encoder 'resnet81'; did you mean"):
+        check(work)
+
+
+def test_an_encoder_builds_the_same_weights_every_time(planned):
+    from sslbench.checkpoint import weights_hash
+
+    run = planned(GOOD)[0].source
+    assert weights_hash(run.build().encoder) == weights_hash(run.build().encoder)
+    other = planned(GOOD)[1].source
+    assert weights_hash(run.build().encoder) != weights_hash(other.build().encoder)

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from sslbench.errors import UserError
+from sslbench.records import (
+    Checkpoint,
+    Provenance,
+    Record,
+    Score,
+    Store,
+    pack,
+    parse_record,
+    read_records,
+    unpack,
+    write_lines,
+)
+
+
+def record(key="ab12", value=0.5, **changes):
+    fields = {
+        "key": key,
+        "status": "ok",
+        "checkpoint": Checkpoint(key="c", name="simclr", family="contrastive", encoder="resnet18()"),
+        "task": "knn",
+        "protocol": "knn",
+        "task_version": 1,
+        "dataset": "digits",
+        "headline": "top1",
+        "scores": {"top1": Score(value=value, n=4)},
+        "provenance": Provenance(created="2026-01-01T00:00:00+00:00"),
+    }
+    return Record(**fields | changes)
+
+
+def test_a_record_comes_back_with_its_examples(tmp_path):
+    store = Store(tmp_path)
+    examples = {"top1": np.array([1.0, 0.0, 1.0, 0.0])}
+    put = store.put(record(), examples)
+    assert store.get("ab12") == put
+    np.testing.assert_array_equal(store.examples(put)["top1"], examples["top1"])
+    assert list(store) == [put]
+    assert store.get("cd34") is None
+
+
+def test_a_second_completion_must_agree_and_is_counted(tmp_path):
+    store = Store(tmp_path)
+    store.put(record())
+    assert store.put(record()).completions == 2
+    with pytest.raises(UserError, match=r"other scores: top1 0\.5, now top1 0\.6"):
+        store.put(record(value=0.6))
+    assert store.get("ab12").scores["top1"].value == 0.5
+    assert store.put(record(status="failed", reason="later")).status == "ok"
+
+
+def test_a_failure_gives_way_to_a_success(tmp_path):
+    store = Store(tmp_path)
+    store.put(record(status="failed", reason="disk", scores={}))
+    store.put(record())
+    assert store.get("ab12").status == "ok"
+
+
+def test_altered_examples_are_noticed(tmp_path):
+    store = Store(tmp_path)
+    put = store.put(record(), {"top1": np.ones(4)})
+    path = store.path("ab12").with_suffix(".npz")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="not the file that its record names"):
+        store.examples(put)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 99}', '{"schema_version": 1}'])
+def test_a_damaged_record_names_its_file(tmp_path, text):
+    store = Store(tmp_path)
+    store.put(record())
+    store.path("ab12").write_text(text)
+    with pytest.raises(UserError, match=r"ab12\.json: not a valid record .*remove the file"):
+        store.get("ab12")
+
+
+def test_an_unknown_field_is_refused():
+    text = record().model_dump_json().replace('"task":', '"tusk":', 1)
+    with pytest.raises(ValueError, match="task"):
+        parse_record(text)
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([1, 0, 1, 1, 0, 0, 1, 0, 1]), np.array([3, -1, 7]), np.array([0.25, 0.5])]
+)
+def test_packed_vectors_come_back(values):
+    np.testing.assert_array_equal(unpack(pack(values)), values)
+
+
+def test_lines_hold_all_that_a_folder_holds(tmp_path):
+    store = Store(tmp_path / "run" / "records")
+    store.put(record("ab12"), {"top1": np.array([1.0, 0.0]), "groups": np.array([5, 5])})
+    store.put(record("0012", status="failed", reason="x", scores={}))
+    from_folder = read_records(tmp_path / "run")
+    write_lines(from_folder, tmp_path / "records.jsonl")
+    assert read_records(tmp_path / "records.jsonl") == from_folder
+    assert [r.key for r in from_folder] == ["0012", "ab12"]
+    np.testing.assert_array_equal(unpack(from_folder[1].inline["groups"]), [5, 5])
+
+
+def test_nothing_to_read_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no records found"):
+        read_records(tmp_path)
+    path = tmp_path / "records.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(UserError, match="line 1: schema version None"):
+        read_records(path)
