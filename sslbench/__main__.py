@@ -101,6 +101,7 @@ def pretrain(
     set_: Settings = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     online: Annotated[int, typer.Option(help="kNN on validation every so many epochs.")] = 0,
+    save_seconds: Annotated[float, typer.Option(help="Between saved states.", min=0)] = 60.0,
     cpus: Cpus = None,
 ) -> None:
     """Pretrain one encoder with one method, or go on where it was interrupted.
@@ -113,7 +114,9 @@ def pretrain(
         method, dataset, parse_encoder(encoder), parse_settings(set_ or []), epochs, seed, precision
     )
     with _progress(method) as report:
-        outcome = single.pretrain(run, out, online=online, cpus=cpus, report=report)
+        outcome = single.pretrain(
+            run, out, online=online, save_seconds=save_seconds, cpus=cpus, report=report
+        )
     loss = "no loss" if outcome.loss is None else f"loss {outcome.loss:.4f}"
     print(f"{out}: {outcome.steps} steps, {loss}, weights {outcome.weights_hash}")
 

@@ -28,13 +28,14 @@ def world() -> int:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous()
+        grad = grads[0].contiguous().clone()  # another branch may be given the same tensor
         dist.all_reduce(grad)
         return grad.chunk(world())[rank()]
 
@@ -55,7 +56,7 @@ class _Sum(torch.autograd.Function):
 
 def gather(x: Tensor) -> Tensor:
     """(b, …) of each process → (B, …) of all in the order of their ranks, with gradient."""
-    return x if world() == 1 else _Gather.apply(x)  # type: ignore[no-any-return]
+    return x if world() == 1 else _Gather.apply(x)
 
 
 def total(x: Tensor) -> Tensor:
@@ -121,7 +122,8 @@ class GroupedBatchNorm(nn.Module):
                 f"(found {world()}) and equal groups (found {len(x)} examples per process)"
             )
         here = max(1, self.groups // world())  # groups in this process
-        parts = x.reshape(here, len(x) // here, x.shape[1], -1).float()  # (g, b/g, C, H·W)
+        parts = x.reshape(here, len(x) // here, x.shape[1], -1)  # (g, b/g, C, H·W)
+        parts = parts.to(torch.promote_types(x.dtype, torch.float32))
         count = float(parts.shape[1] * parts.shape[3])
         mean = parts.mean((1, 3))  # (g, C)
         if self.groups == 1:  # equal parts: the mean of the processes' means is the global mean
@@ -132,11 +134,11 @@ class GroupedBatchNorm(nn.Module):
             var, count = total(var) / world(), count * world()
         self._track(mean.detach(), var.detach() * count / max(count - 1, 1))
         out = centred * torch.rsqrt(var + self.eps)[:, None, :, None]
-        out = out.reshape(x.shape).to(x.dtype)
-        if self.weight is None:
-            return out
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return out * self.weight.view(shape) + self.bias.view(shape)
+        out = out.reshape(x.shape)
+        if self.weight is not None:
+            shape = (1, -1) + (1,) * (x.ndim - 2)
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:

@@ -53,6 +53,7 @@ def pretrain(
     out: Path,
     *,
     online: int,
+    save_seconds: float,
     cpus: int | None,
     report: Callable[[int, int, dict[str, float]], None],
 ) -> Outcome:
@@ -61,6 +62,7 @@ def pretrain(
     Args:
         run: what to train.
         out: checkpoint folder.
+        save_seconds: time between saved states.
         online: epochs between kNN evaluations on validation, 0 for none.
         cpus: threads, None for all cores.
         report: called with (step, steps, log line).
@@ -69,6 +71,7 @@ def pretrain(
     options = Options(
         device="cuda" if torch.cuda.is_available() else "cpu",
         precision=run.precision,
+        save_seconds=save_seconds,
         progress=report,
         online=_online(run.dataset),
         online_epochs=online,

@@ -20,7 +20,9 @@ def record(key="ab12", value=0.5, **changes):
     fields = {
         "key": key,
         "status": "ok",
-        "checkpoint": Checkpoint(key="c", name="simclr", family="contrastive", encoder="resnet18()"),
+        "checkpoint": Checkpoint(
+            key="c", name="simclr", family="contrastive", encoder="resnet18()"
+        ),
         "task": "knn",
         "protocol": "knn",
         "task_version": 1,

@@ -64,7 +64,10 @@ def test_a_file_in_a_plugin_folder_is_a_method(plugins):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("'''No class.'''", "found none"), (METHOD + "\n\nclass Other(Mine):\n    pass\n", "Mine, Other")],
+    [
+        ("'''No class.'''", "found none"),
+        (METHOD + "\n\nclass Other(Mine):\n    pass\n", "Mine, Other"),
+    ],
 )
 def test_a_file_holds_exactly_one_method(plugins, text, found):
     write(plugins, text, "odd")
@@ -92,7 +95,9 @@ class Example:
 
 
 def test_settings_are_the_keyword_only_arguments():
-    found = registry.settings(Example, {"rate": 1, "pair": [1, 2.5], "many": [1, 2, 3], "name": "x"})
+    found = registry.settings(
+        Example, {"rate": 1, "pair": [1, 2.5], "many": [1, 2, 3], "name": "x"}
+    )
     assert found == {"rate": 1.0, "name": "x", "n": 3, "flag": False, "pair": (1.0, 2.5),
                      "many": (1, 2, 3)}  # fmt: skip
     assert isinstance(found["rate"], float)

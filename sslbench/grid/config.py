@@ -56,11 +56,13 @@ class Resources(_Table):
         cpus: threads of a job; part of what makes results equal to the last bit.
         gpus: of one job, 0 to train on the CPU.
         hours: time limit.
+        save_seconds: time between saved states of a pretraining run.
     """
 
     cpus: int = Field(default=1, ge=1)
     gpus: int = Field(default=0, ge=0)
     hours: float = Field(default=24.0, gt=0)
+    save_seconds: float = Field(default=60.0, ge=0)
 
 
 class ResourcesTable(_Table):

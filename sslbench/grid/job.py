@@ -15,6 +15,7 @@ from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.evaluation import evaluate, failure, without_result
 from sslbench.features import features
+from sslbench.grid.config import Resources
 from sslbench.grid.plan import Evaluation, External, Pretraining, Work
 from sslbench.pretrain import Options, train
 from sslbench.records import Checkpoint, Status, Store
@@ -29,21 +30,19 @@ class Job:
     Attributes:
         work: what to do, in order.
         folder: the run folder.
-        cpus: threads.
-        gpus: train on the first GPU if there is one.
+        resources: threads, GPUs and how often to save.
         retry_failed: compute cells again whose record says "failed".
     """
 
     work: tuple[Work, ...]
     folder: Path
-    cpus: int = 1
-    gpus: int = 0
+    resources: Resources
     retry_failed: bool = False
 
     def __call__(self) -> None:
         """Do what is missing; a failure becomes a record and the job ends well."""
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-        with threads(self.cpus):
+        with threads(self.resources.cpus):
             for work in self.work:
                 self._one(work)
 
@@ -101,6 +100,7 @@ class Job:
         options = Options(
             device=self._device(),
             precision=source.precision,
+            save_seconds=self.resources.save_seconds,
             at=source.at,
             wait=True,
             progress=_logged(source.name),
@@ -118,7 +118,7 @@ class Job:
     def _device(self) -> str:
         import torch
 
-        return "cuda" if self.gpus and torch.cuda.is_available() else "cpu"
+        return "cuda" if self.resources.gpus and torch.cuda.is_available() else "cpu"
 
 
 def checkpoint_folder(run: Path, source: Pretraining) -> Path:

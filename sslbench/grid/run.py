@@ -109,8 +109,7 @@ def execute(
 
 
 def _job(grid: Grid, item: Work, folder: Path, retry_failed: bool) -> Job:
-    resources = grid.resources.pretrain
-    return Job((item,), folder, resources.cpus, resources.gpus, retry_failed)
+    return Job((item,), folder, grid.resources.pretrain, retry_failed)
 
 
 def _count(work: list[Work], store: Store, report: Callable[[int, int], None]) -> None:

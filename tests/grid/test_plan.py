@@ -67,7 +67,11 @@ def test_a_batch_size_scales_the_learning_rate_unless_both_are_given(planned):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"untrained"', '"untraind"', "line 5: unknown method 'untraind'; did you mean 'untrained'"),
+        (
+            '"untrained"',
+            '"untraind"',
+            "line 5: unknown method 'untraind'; did you mean 'untrained'",
+        ),
         ('tasks = ["knn"]', 'tasks = ["kn"]', "line 11: unknown task 'kn'; did you mean 'knn'"),
         ("[override.simclr]", "[override.simcl]", "line 14: 'simcl' is neither a method nor"),
         ('["untrained"]', '["simclr", "x"]', "unknown method 'x'"),

@@ -1,0 +1,128 @@
+"""Images that stay in their files, decoded when they are asked for."""
+
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sslbench.data.split import Batch, ImageArray, Split
+from sslbench.errors import UserError
+from sslbench.hashing import digest
+from sslbench.storage import cache_root
+
+
+def data_root() -> Path:
+    """Where datasets lie that sslbench does not reduce: $SSLBENCH_DATA, or the cache."""
+    return Path(os.environ.get("SSLBENCH_DATA") or cache_root() / "torchvision")
+
+
+class ImageFiles(Split):
+    """Image files with labels; a batch is decoded by several threads, always in the same way.
+
+    Decoding gives RGB as stored: an EXIF orientation is ignored, as torchvision does, and what is
+    transparent keeps its colour. An image whose shorter side exceeds `limit` is reduced to it,
+    keeping its proportions (JPEG: first by 2, 4 or 8 while decoding, which is where the time is).
+
+    Args:
+        root: folder; `paths` are relative to it and are hashed, where the folder lies is not.
+        labels: (n,) int64 or None.
+        limit: longest shorter side in pixels.
+        workers: decoding threads; None: $SSLBENCH_WORKERS, or one per CPU this process may use.
+
+    Raises:
+        UserError: a file is missing, or, on reading, not an image of 8 bits per channel.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: np.ndarray | None,
+        *,
+        limit: int = 512,
+        workers: int | None = None,
+    ) -> None:
+        if labels is not None and len(labels) != len(paths):
+            raise ValueError(f"{len(paths)} paths, but {len(labels)} labels")
+        self.root, self.paths, self.labels, self.limit = root, list(paths), labels, limit
+        self.workers = workers or int(os.environ.get("SSLBENCH_WORKERS") or _cpus())
+        try:
+            sizes = [os.stat(os.path.join(root, path)).st_size for path in self.paths]
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} is missing") from error
+        self.hash = digest(self.paths, sizes, labels, limit)
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        threads = self._threads()
+        decoded = list(threads.map(self._decode, index.tolist()))  # (H_i, W_i, 3) each
+        sizes = np.array([image.shape[:2] for image in decoded], np.int64).reshape(-1, 2)
+        images = np.zeros((len(decoded), 3, *sizes.max(axis=0, initial=0)), np.uint8)
+
+        def place(image: np.ndarray, padded: np.ndarray) -> None:
+            padded[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+
+        list(threads.map(place, decoded, images))
+        target = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
+        return Batch(index, torch.from_numpy(images), torch.from_numpy(sizes), target=target)
+
+    def in_memory(self) -> ImageArray:
+        """The same images, decoded once; all must have one size."""
+        batch = self[torch.arange(len(self))]
+        assert batch.images is not None
+        assert batch.sizes is not None
+        if len(batch.sizes.unique(dim=0)) > 1:
+            raise ValueError(f"{self.root}: images of several sizes cannot lie in one array")
+        return ImageArray(batch.images.numpy(), self.labels)
+
+    def _decode(self, index: int) -> np.ndarray:
+        path = self.root / self.paths[index]
+        try:
+            with Image.open(path) as image:
+                return _pixels(image, self.limit)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._process != os.getpid():  # threads do not survive a fork
+            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+            self._process = os.getpid()
+        return self._pool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+
+def _pixels(image: Image.Image, limit: int) -> np.ndarray:
+    """(H, W, 3) uint8, the shorter side at most `limit`."""
+    if image.mode[0] in "IF":
+        raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
+    shorter = min(image.size)
+    if shorter > limit:
+        width, height = (max(limit, round(side * limit / shorter)) for side in image.size)
+        image.draft("RGB", (width, height))  # JPEG only: decode at the smallest scale not below
+        image = _rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(_rgb(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # which is how Pillow wants it
+    return image.convert("RGB")
+
+
+def _cpus() -> int:
+    if sys.platform == "linux":  # of a shared node, a job has only some
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,290 @@
+"""Image operations on a batch, each image with parameters of its own.
+
+They compute what the functions of `torchvision.transforms.v2.functional` compute on float images,
+without a loop over the images. Images are (B, 3, H, W) float32 in [0, 1] unless said otherwise;
+every operation works on each image alone, so what comes out does not depend on its neighbours.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, rounded as in torchvision
+_DENSE = 64  # px; above, a CPU is faster image by image: the matrices are mostly zeros
+
+
+def on(
+    images: Tensor, hit: Tensor, operation: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
+    """`operation` on the images that are `hit` (B,) bool; the others stay as they are.
+
+    Args:
+        images: (B, …), written into where some are hit and others are not.
+        hit: which images it is computed on.
+        operation: called as operation(images, *parameters).
+        parameters: (B, …) each.
+    """
+    index = hit.nonzero().flatten()
+    if len(index) == 0:
+        return images
+    if len(index) == len(images):
+        return operation(images, *parameters).contiguous()
+    changed = operation(*(x.index_select(0, index) for x in (images, *parameters)))
+    return images.index_copy_(0, index, changed)
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+    """Cut a box out of each image and resize it, antialiased bilinear.
+
+    Args:
+        images: (B, 3, H, W) uint8, or float in [0, 1]; padding outside the boxes is not seen.
+        boxes: (B, 4) int64, top, left, height, width in pixels.
+        size: side of the result in pixels.
+        flip: (B,) bool, mirrored left to right afterwards; None for none.
+
+    Returns:
+        (B, 3, size, size) float32 in [0, 1].
+    """
+    shape = torch.full_like(boxes[:, 2:], size)
+    if flip is None:
+        flip = torch.zeros_like(boxes[:, 0], dtype=torch.bool)
+    return _resample(images, boxes, shape, torch.zeros_like(shape), size, flip, "bilinear")
+
+
+def resize(
+    images: Tensor, sizes: Tensor, size: int, crop: float = 1.0, interpolation: str = "bilinear"
+) -> Tensor:
+    """Resize the shorter side to size / crop, antialiased, and cut out the centre: for evaluation.
+
+    Args:
+        images: (B, 3, H, W) uint8, or float in [0, 1], padded at the right and below.
+        sizes: (B, 2) int64, height and width of each image before padding.
+        size: side of the result in pixels.
+        crop: side of the centre crop as a share of the shorter side, in (0, 1].
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        (B, 3, size, size) float32 in [0, 1] (bicubic overshoots are clamped).
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop: a share in (0, 1] expected, got {crop}")
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"interpolation: bilinear or bicubic expected, got {interpolation!r}")
+    short = sizes.amin(1, keepdim=True)
+    shape = sizes * int(size / crop) // short
+    corner = ((shape - size) / 2).round().long()
+    boxes = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
+    return _resample(
+        images, boxes, shape, corner, size, torch.zeros_like(short[:, 0] > 0), interpolation
+    )
+
+
+def _resample(
+    images: Tensor,
+    boxes: Tensor,
+    shape: Tensor,
+    corner: Tensor,
+    size: int,
+    flip: Tensor,
+    interpolation: str,
+) -> Tensor:
+    """Resize each box to `shape` (B, 2), cut (size, size) out at `corner` (B, 2), flip."""
+    B, C, H, W = images.shape
+    scale = 255 if images.dtype == torch.uint8 else 1
+    if images.device.type == "cpu" and max(H, W) > _DENSE:
+        result = torch.empty(B, C, size, size)
+        for out, image, (top, left, height, width), scaled, (y, x), mirrored in zip(
+            result,
+            images,
+            boxes.tolist(),
+            shape.tolist(),
+            corner.tolist(),
+            flip.tolist(),
+            strict=True,
+        ):
+            box = image[None, :, top : top + height, left : left + width].float()
+            whole = F.interpolate(box, scaled, mode=interpolation, antialias=True)
+            window = whole[0, :, y : y + size, x : x + size]
+            torch.div(window.flip(-1) if mirrored else window, scale, out=out)
+    else:
+        pixel = torch.arange(size, device=images.device).expand(B, 2, size) + corner[:, :, None]
+        pixel[:, 1] = torch.where(flip[:, None], pixel[:, 1].flip(1), pixel[:, 1])
+        weights = _weights(boxes[:, :2], boxes[:, 2:], shape, pixel, max(H, W), interpolation)
+        rows, columns = weights[:, 0, :, :H] / scale, weights[:, 1, :, :W]
+        # Along the width all channels share one product; along the height each has its own.
+        wide = torch.bmm(images.reshape(B, C * H, W).float(), columns.transpose(1, 2))
+        rows = rows[:, None].expand(B, C, size, H).reshape(B * C, size, H)
+        result = torch.bmm(rows, wide.view(B * C, H, size)).view(B, C, size, size)
+    return result.clamp_(0, 1)
+
+
+def _weights(
+    start: Tensor, extent: Tensor, scaled: Tensor, position: Tensor, total: int, interpolation: str
+) -> Tensor:
+    """Shares that the pixels of an image have in those of an antialiased resize, along both axes.
+
+    Args:
+        start: (B, 2) first row and column of the box.
+        extent: (B, 2) rows and columns in the box.
+        scaled: (B, 2) rows and columns that the whole box is resized to.
+        position: (B, 2, N) which of the latter are wanted.
+        total: rows or columns of the image, whichever are more.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        (B, 2, N, total) float32; each row sums to 1.
+    """
+    step = (extent / scaled)[:, :, None]
+    center = step * (position + 0.5)
+    pixel = torch.arange(total, device=start.device) - start[:, :, None]
+    inside = (pixel >= 0) & (pixel < extent[:, :, None])
+    middle = torch.where(inside, pixel + 0.5, math.inf)  # no share outside the box
+    x = (middle[:, :, None] - center[..., None]).abs_().mul_((1 / step.clamp(min=1))[..., None])
+    if interpolation == "bilinear":
+        weights = x.neg_().add_(1).clamp_(min=0)
+    else:  # Keys' cubic convolution with a = −1/2, as in Pillow and torch
+        near = (1.5 * x - 2.5) * x * x + 1
+        far = ((2.5 - 0.5 * x) * x - 4) * x + 2
+        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    return weights.mul_(1 / weights.sum(3, keepdim=True))
+
+
+def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue, in an order that differs from image to image.
+
+    Args:
+        images: (B, 3, H, W).
+        factors: (B, 4), one for each operation: of brightness, contrast and saturation 1 changes
+            nothing; of hue it is the shift in turns.
+        order: (B, 4) int64, permutations of BRIGHTNESS, CONTRAST, SATURATION, HUE: which is first.
+    """
+    images = images.clone()
+    for kind, factor in zip(order.unbind(1), factors.gather(1, order).unbind(1), strict=True):
+        images = on(images, kind == HUE, adjust_hue, factor)
+        images = on(images, kind != HUE, blend, kind, factor)
+    return images
+
+
+def blend(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Brightness, contrast or saturation: move away from black, from mean grey, or from greyscale.
+
+    Args:
+        images: (B, 3, H, W).
+        kind: (B,) int64, BRIGHTNESS, CONTRAST or SATURATION.
+        factor: (B,) at least 0; 1 changes nothing, 0 leaves only what is moved away from.
+    """
+    grey = _luma(images)
+    mean = grey.mean((1, 2)) * (kind == CONTRAST)
+    origin = grey.mul_(_spread(kind == SATURATION)).add_(_spread(mean))
+    return torch.lerp(origin[:, None], images, _spread(factor)[:, None]).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by `shift` (B,) turns, in [−1/2, 1/2], at the same HSV saturation and value.
+
+    Both ways between RGB and HSV are written without cases. With R, G, B scaled so that the largest
+    is 1 and the smallest 0, and hue h in [0, 6], h − 3 has the sign of B − G and the absolute value
+    2 + R − G − B; back, R = 1 − clamp(2 − |h − 3|), G = 1 − clamp(|h − 2| − 1) and
+    B = 1 − clamp(|h − 4| − 1), clamped to [0, 1].
+    """
+    red, green, blue = images.unbind(1)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    span = low - value
+    hue = torch.sub(red, green).sub_(blue).add_(low).div_(span.clamp(max=-1e-12)).sub_(2)
+    hue.copysign_(blue - green).div_(6).add_(_spread(shift))
+    hue.sub_(hue.round()).mul_(6)  # h − 3, in [−3, 3]
+    result = torch.empty_like(images)
+    torch.addcmul(value, span, (2 - hue.abs()).clamp_(0, 1), out=result[:, 0])
+    torch.addcmul(value, span, (hue + 1).abs_().sub_(1).clamp_(0, 1), out=result[:, 1])
+    torch.addcmul(value, span, (hue - 1).abs_().sub_(1).clamp_(0, 1), out=result[:, 2])
+    return result
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """Luma in all three channels."""
+    return _luma(images)[:, None].repeat(1, 3, 1, 1)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
+    """Blur with standard deviation `sigma` (B,) pixels, `kernel` taps (odd), reflected edges."""
+    radius, (height, width) = kernel // 2, images.shape[2:]
+    tap = torch.arange(kernel, device=images.device) - radius
+    weights = torch.softmax(-0.5 * (tap / sigma[:, None]) ** 2, dim=1)
+    taps = weights[:, :, None, None, None].unbind(1)
+    # Shifted sums: no slower than matrix products or grouped convolutions, and the same for any B.
+    padded = F.pad(images, (radius, radius, radius, radius), mode="reflect")
+    rows = padded[:, :, :height] * taps[0]
+    for i, weight in enumerate(taps[1:], start=1):
+        rows.addcmul_(padded[:, :, i : i + height], weight)
+    result = rows[..., :width] * taps[0]
+    for i, weight in enumerate(taps[1:], start=1):
+        result.addcmul_(rows[..., i : i + width], weight)
+    return result.clamp_(0, 1)
+
+
+def solarize(images: Tensor, threshold: float) -> Tensor:
+    """Invert what is at least `threshold`."""
+    return torch.where(images >= threshold, 1 - images, images)
+
+
+def rotate90(images: Tensor, turns: Tensor) -> Tensor:
+    """Square images (B, C, S, S) turned counterclockwise by `turns` (B,) int64 times 90°."""
+    if images.shape[2] != images.shape[3]:
+        raise ValueError(f"images: square ones expected, got {tuple(images.shape[2:])}")
+    images = images.clone()
+    for turn in (1, 2, 3):
+        images = on(images, turns % 4 == turn, partial(torch.rot90, k=turn, dims=(2, 3)))
+    return images
+
+
+def cutout(images: Tensor, center: Tensor, side: int, fill: float = 0.5) -> Tensor:
+    """Fill a square of `side` pixels around `center` (B, 2) int64; it may reach over the edge.
+
+    The source fills with the mean; mid-grey stands for it. DeVries & Taylor 2017, arXiv:1708.04552.
+    """
+
+    def inside(middle: Tensor, length: int) -> Tensor:
+        pixel = torch.arange(length, device=images.device) - (middle[:, None] - side // 2)
+        return (pixel >= 0) & (pixel < side)  # (B, length)
+
+    rows, columns = (inside(center[:, axis], images.shape[2 + axis]) for axis in (0, 1))
+    return images.masked_fill((rows[:, :, None] & columns[:, None])[:, None], fill)
+
+
+def gaussian_noise(images: Tensor, noise: Tensor, std: float) -> Tensor:
+    """Add `std` times standard normal `noise` (B, 3, H, W)."""
+    return torch.add(images, noise, alpha=std).clamp_(0, 1)
+
+
+def sobel(images: Tensor) -> Tensor:
+    """Horizontal gradient, vertical gradient and their length, of the mean of the channels.
+
+    DeepCluster (Caron 2018, arXiv:1807.05520) takes the two gradients. Here they are mapped from
+    [−4, 4] to [0, 1], no gradient being 1/2, and the length from [0, √20] to [0, 1] makes three
+    channels of them, so that any encoder takes them and any operation can follow. Edge pixels are
+    repeated: a zero there would be black, not the mean as after DeepCluster's normalisation.
+    """
+    grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")[:, 0]
+    down = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
+    right = grey[..., :-2] + 2 * grey[..., 1:-1] + grey[..., 2:]
+    horizontal = down[..., 2:] - down[..., :-2]
+    vertical = right[:, 2:] - right[:, :-2]
+    length = torch.hypot(horizontal, vertical) / math.sqrt(20)
+    return torch.stack([horizontal / 8 + 0.5, vertical / 8 + 0.5, length], dim=1).clamp_(0, 1)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """(B, H, W) weighted mean of the channels."""
+    red, green, blue = images.unbind(1)
+    return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def _spread(values: Tensor) -> Tensor:
+    """(B,) → (B, 1, 1), to go with (B, H, W)."""
+    return values[:, None, None]

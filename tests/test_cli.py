@@ -1,0 +1,172 @@
+"""The command line as a new user meets it, with wrong input too."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def sslbench(*words, **environment):
+    """(exit status, standard output, standard error) of one command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sslbench", *map(str, words)],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def fails(*words, **environment):
+    """The one line on standard error of a command that must fail."""
+    status, _, error = sslbench(*words, **environment)
+    assert status != 0
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny checkpoint and the cache that it was made with."""
+    folder = tmp_path_factory.mktemp("cli")
+    status, out, error = sslbench(
+        "pretrain", "simclr", "--dataset", "digits", "--encoder", "resnet18(width=4)",
+        "--epochs", 1, "--set", "recipe.batch_size=256", "--out", folder / "run",
+        SSLBENCH_CACHE=str(folder / "cache"),
+    )  # fmt: skip
+    assert status == 0, error
+    assert "steps" in out
+    return folder
+
+
+COMMANDS = ["list", "fetch", "pretrain", "evaluate", "run", "status", "publish"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    status, out, _ = sslbench(command, "--help")
+    assert status == 0
+    assert f"Example: sslbench {command}" in out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "methods", "--json"]])
+def test_help_and_lists_do_not_import_torch(words):
+    code = (
+        "import sys; sys.argv = ['sslbench', *sys.argv[1:]]\n"
+        "from sslbench.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("kind", ["methods", "tasks", "datasets", "encoders"])
+def test_lists_are_json_arrays_with_names(kind):
+    status, out, _ = sslbench("list", kind, "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert all(row["name"] for row in rows)
+    if kind == "methods":
+        assert {"pixels", "untrained", "supervised", "rotation", "simclr", "byol", "vicreg",
+                "mae", "moco", "deepcluster", "inpainting"} <= {row["name"] for row in rows}  # fmt: skip
+        assert all(row["family"] and row["version"] for row in rows)
+
+
+def test_evaluation_of_a_checkpoint_prints_and_keeps_its_scores(trained, tmp_path):
+    status, out, error = sslbench(
+        "evaluate", trained / "run", "--task", "knn", "--out", tmp_path / "run",
+        SSLBENCH_CACHE=str(trained / "cache"),
+    )  # fmt: skip
+    assert status == 0, error
+    assert "top1" in out
+    status, out, error = sslbench("publish", tmp_path / "run", "--out", tmp_path / "board")
+    assert status == 0, error
+    assert (tmp_path / "board" / "index.html").exists()
+
+
+def pretrain(*words, out="/tmp/never"):
+    return fails("pretrain", *words, "--out", out)
+
+
+def test_unknown_names_get_the_nearest_one(tmp_path, trained):
+    digits = ["--dataset", "digits"]
+    assert "unknown method 'simclt'; did you mean 'simclr'?" in pretrain("simclt", *digits)
+    assert "did you mean 'digits'?" in pretrain("simclr", "--dataset", "digit")
+    assert "did you mean 'resnet18'?" in pretrain("simclr", *digits, "--encoder", "resnet19")
+    message = fails("evaluate", trained / "run", "--task", "knnn")
+    assert "unknown task 'knnn'; did you mean 'knn'?" in message
+    assert "did you mean 'methods'?" in fails("list", "method")
+
+
+def test_wrong_settings_are_named():
+    digits = ["--dataset", "digits"]
+    message = pretrain("simclr", *digits, "--set", "temperature=hot")
+    assert "temperature = 'hot': expected float, found str" in message
+    message = pretrain("simclr", *digits, "--set", "temprature=0.1")
+    assert "did you mean 'temperature'?" in message
+    assert "expected NAME=VALUE" in pretrain("simclr", *digits, "--set", "temperature")
+    assert "did you mean 'lr'" in pretrain("simclr", *digits, "--set", "recipe.lrr=1")
+    message = pretrain("simclr", *digits, "--encoder", "resnet18(wdth=4)")
+    assert "wdth" in message
+
+
+def test_a_missing_dataset_says_which_command_brings_it(tmp_path):
+    message = fails("fetch", "koppen", "--offline", SSLBENCH_CACHE=str(tmp_path))
+    assert "sslbench fetch koppen" in message
+    words = ["pretrain", "simclr", "--dataset", "koppen", "--out", tmp_path / "x"]
+    assert "sslbench fetch koppen" in fails(*words, SSLBENCH_CACHE=str(tmp_path))
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ["untrained", "--dataset", "digits"]
+    assert "file" in pretrain(*words, out=tmp_path / "file" / "run")
+    assert "/proc" in pretrain(*words, out="/proc/run")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    """/dev/full cannot hold a folder: a small file system of its own fills up instead."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
+    try:
+        words = ["untrained", "--dataset", "digits", "--encoder", "resnet18(width=8)"]
+        assert "No space left" in pretrain(*words, out=place / "run")
+        assert not list((place / "run").glob("encoder*"))
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_damaged_checkpoint_is_refused(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained / "run", tmp_path / "run")
+    path = tmp_path / "run" / "encoder" / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "damaged checkpoint" in fails("evaluate", tmp_path / "run")
+    assert "not a checkpoint folder" in fails("evaluate", tmp_path / "gone")
+
+
+def test_another_run_is_not_overwritten(trained):
+    message = fails(
+        "pretrain", "simclr", "--dataset", "digits", "--encoder", "resnet18(width=4)",
+        "--epochs", 3, "--out", trained / "run",
+    )  # fmt: skip
+    assert "holds another run" in message
+
+
+def test_debug_shows_the_traceback():
+    status, _, error = sslbench("--debug", "pretrain", "no", "--dataset", "digits", "--out", "x")
+    assert status != 0
+    assert "Traceback" in error
