@@ -53,6 +53,7 @@ def _dataset(row: table.Row) -> dict[str, Any]:
         "chance": row.chance,
         "licence": row.licence,
         "source": row.source,
+        "hash": row.hash,
         "sha256": [archive.sha256 for archive in row.archives],
         "description": row.description,
     }

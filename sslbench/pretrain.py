@@ -210,7 +210,7 @@ class _Run:
         if not torch.isfinite(loss):
             rates = ", ".join(f"{g['lr']:.3g}" for g in self._groups())
             raise FloatingPointError(
-                f"loss is {float(loss)} at step {self.step} of {self.steps} "
+                f"loss is {loss.item()} at step {self.step} of {self.steps} "
                 f"(learning rates {rates})"
             )
 

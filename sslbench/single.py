@@ -93,12 +93,12 @@ def _online(dataset: str) -> Callable[[torch.nn.Module], dict[str, float]]:
     def measure(encoder: torch.nn.Module) -> dict[str, float]:
         if not isinstance(encoder, Encoder):
             return {}
-        data, arrays = load(dataset), []
-        for split in (data["train"], data["validation"]):
-            if split.labels is None:
-                return {}
-            arrays += [next(iter(features(encoder, split, cache=False).values())), split.labels]
-        return {"knn_validation": knn_accuracy(*arrays)}
+        train, held_out = load(dataset)["train"], load(dataset)["validation"]
+        if train.labels is None or held_out.labels is None:
+            return {}
+        (bank,) = features(encoder, train, cache=False).values()
+        (queries,) = features(encoder, held_out, cache=False).values()
+        return {"knn_validation": knn_accuracy(bank, train.labels, queries, held_out.labels)}
 
     return measure
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslbench.data import image_ops
-from sslbench.data.image_ops import HUE, on
+from sslbench.data import color_ops, image_ops
+from sslbench.data.color_ops import HUE
+from sslbench.data.image_ops import on
 from sslbench.data.split import Batch
 from sslbench.random import Random
 
@@ -171,8 +172,8 @@ class Augmentation:
         views = image_ops.resized_crop(images, p.boxes, size, p.flip)
 
         views = on(views, p.turns > 0, image_ops.rotate90, p.turns)
-        views = on(views, p.jitter, image_ops.color_jitter, p.factors, p.order)
-        views = on(views, p.grayscale, image_ops.grayscale)
+        views = on(views, p.jitter, color_ops.color_jitter, p.factors, p.order)
+        views = on(views, p.grayscale, color_ops.grayscale)
         views = on(views, p.blur, partial(image_ops.gaussian_blur, kernel=kernel), p.sigma)
         solarize = partial(image_ops.solarize, threshold=self.solarize_threshold)
         views = on(views, p.solarize, solarize)
@@ -221,7 +222,7 @@ def crop_boxes(
     drawn = tries[torch.arange(len(sizes), device=sizes.device), first]  # (B, 2) height, width
 
     narrow, wide = (1.0, 1.0) if scale == (1, 1) else ratio
-    largest = torch.stack([(width / narrow).round(), (height * wide).round()], dim=1)
+    largest = torch.stack([width / narrow, height * wide], dim=1).round().clamp(min=1)
     box = torch.where(found[:, None], drawn, largest.minimum(sizes))
     free = sizes - box
     corner = torch.where(found[:, None], u[:, -2:] * (free + 1), free / 2).floor()

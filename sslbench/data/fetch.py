@@ -7,6 +7,7 @@ that the next one could take for data.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,8 +88,16 @@ def fetch(
             _fetch(wanted, archives, console)
     except OSError as error:
         raise UserError(
-            f"fetching into {cache_root()} failed: {error}; SSLBENCH_CACHE names another folder"
+            f"fetching into {cache_root()} ({_free(cache_root())} MB free) failed: {error}; "
+            "SSLBENCH_CACHE names another folder"
         ) from error
+
+
+def _free(folder: Path) -> int:
+    """Megabytes left where `folder` is, or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free // 10**6
 
 
 def _wanted(row: Row, offline: bool, console: "Console") -> bool:
@@ -200,12 +209,16 @@ def _download(archive: Archive, folder: Path, progress: "Progress") -> Path:
     progress.remove_task(task)
     path = folder / archive.filename
     if client.returncode != 0 or not path.is_file():
-        said = log.read_text(encoding="utf-8", errors="replace")
-        reason = " ".join(said[max(said.find("ERROR"), 0) :].split())
-        raise UserError(
-            f"{archive.client} could not fetch {archive.filename}: {reason or 'it gave no reason'}"
-        )
+        reason = _reason(log.read_text(encoding="utf-8", errors="replace"))
+        raise UserError(f"{archive.client} could not fetch {archive.filename}: {reason}")
     return path
+
+
+def _reason(said: str) -> str:
+    """What a client says went wrong, in one line; of tracebacks, the first cause."""
+    if cause := re.search(r"^ *(\w+Error: .*)", said, re.MULTILINE):
+        return cause[1]
+    return " ".join(said[max(said.find("ERROR"), 0) :].split()) or "it gave no reason"
 
 
 def _arrived(folder: Path, name: str) -> int:

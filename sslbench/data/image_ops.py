@@ -1,8 +1,8 @@
 """Image operations on a batch, each image with parameters of its own.
 
-They compute what the functions of `torchvision.transforms.v2.functional` compute on float images,
-without a loop over the images. Images are (B, 3, H, W) float32 in [0, 1] unless said otherwise;
-every operation works on each image alone, so what comes out does not depend on its neighbours.
+They compute what the functions of `torchvision.transforms.v2.functional` compute on float images.
+Images are (B, 3, H, W) float32 in [0, 1] unless said otherwise; every operation works on each image
+alone, so what comes out does not depend on its neighbours.
 """
 
 import math
@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-_LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, rounded as in torchvision
 _DENSE = 64  # px; above, a CPU is faster image by image: the matrices are mostly zeros
 
 
@@ -33,6 +31,7 @@ def on(
     if len(index) == 0:
         return images
     if len(index) == len(images):
+        # In one layout, or sums over an image would depend on whether all the others are hit.
         return operation(images, *parameters).contiguous()
     changed = operation(*(x.index_select(0, index) for x in (images, *parameters)))
     return images.index_copy_(0, index, changed)
@@ -51,9 +50,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
         (B, 3, size, size) float32 in [0, 1].
     """
     shape = torch.full_like(boxes[:, 2:], size)
-    if flip is None:
-        flip = torch.zeros_like(boxes[:, 0], dtype=torch.bool)
-    return _resample(images, boxes, shape, torch.zeros_like(shape), size, flip, "bilinear")
+    return _resample(images, boxes, shape, torch.zeros_like(shape), size, "bilinear", flip)
 
 
 def resize(
@@ -75,13 +72,10 @@ def resize(
         raise ValueError(f"crop: a share in (0, 1] expected, got {crop}")
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"interpolation: bilinear or bicubic expected, got {interpolation!r}")
-    short = sizes.amin(1, keepdim=True)
-    shape = sizes * int(size / crop) // short
+    shape = sizes * int(size / crop) // sizes.amin(1, keepdim=True)
     corner = ((shape - size) / 2).round().long()
     boxes = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
-    return _resample(
-        images, boxes, shape, corner, size, torch.zeros_like(short[:, 0] > 0), interpolation
-    )
+    return _resample(images, boxes, shape, corner, size, interpolation)
 
 
 def _resample(
@@ -90,11 +84,13 @@ def _resample(
     shape: Tensor,
     corner: Tensor,
     size: int,
-    flip: Tensor,
     interpolation: str,
+    flip: Tensor | None = None,
 ) -> Tensor:
     """Resize each box to `shape` (B, 2), cut (size, size) out at `corner` (B, 2), flip."""
     B, C, H, W = images.shape
+    if flip is None:
+        flip = torch.zeros(B, dtype=torch.bool, device=images.device)
     scale = 255 if images.dtype == torch.uint8 else 1
     if images.device.type == "cpu" and max(H, W) > _DENSE:
         result = torch.empty(B, C, size, size)
@@ -152,63 +148,6 @@ def _weights(
         far = ((2.5 - 0.5 * x) * x - 4) * x + 2
         weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
     return weights.mul_(1 / weights.sum(3, keepdim=True))
-
-
-def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, in an order that differs from image to image.
-
-    Args:
-        images: (B, 3, H, W).
-        factors: (B, 4), one for each operation: of brightness, contrast and saturation 1 changes
-            nothing; of hue it is the shift in turns.
-        order: (B, 4) int64, permutations of BRIGHTNESS, CONTRAST, SATURATION, HUE: which is first.
-    """
-    images = images.clone()
-    for kind, factor in zip(order.unbind(1), factors.gather(1, order).unbind(1), strict=True):
-        images = on(images, kind == HUE, adjust_hue, factor)
-        images = on(images, kind != HUE, blend, kind, factor)
-    return images
-
-
-def blend(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Brightness, contrast or saturation: move away from black, from mean grey, or from greyscale.
-
-    Args:
-        images: (B, 3, H, W).
-        kind: (B,) int64, BRIGHTNESS, CONTRAST or SATURATION.
-        factor: (B,) at least 0; 1 changes nothing, 0 leaves only what is moved away from.
-    """
-    grey = _luma(images)
-    mean = grey.mean((1, 2)) * (kind == CONTRAST)
-    origin = grey.mul_(_spread(kind == SATURATION)).add_(_spread(mean))
-    return torch.lerp(origin[:, None], images, _spread(factor)[:, None]).clamp_(0, 1)
-
-
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` (B,) turns, in [−1/2, 1/2], at the same HSV saturation and value.
-
-    Both ways between RGB and HSV are written without cases. With R, G, B scaled so that the largest
-    is 1 and the smallest 0, and hue h in [0, 6], h − 3 has the sign of B − G and the absolute value
-    2 + R − G − B; back, R = 1 − clamp(2 − |h − 3|), G = 1 − clamp(|h − 2| − 1) and
-    B = 1 − clamp(|h − 4| − 1), clamped to [0, 1].
-    """
-    red, green, blue = images.unbind(1)
-    low = torch.minimum(torch.minimum(red, green), blue)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    span = low - value
-    hue = torch.sub(red, green).sub_(blue).add_(low).div_(span.clamp(max=-1e-12)).sub_(2)
-    hue.copysign_(blue - green).div_(6).add_(_spread(shift))
-    hue.sub_(hue.round()).mul_(6)  # h − 3, in [−3, 3]
-    result = torch.empty_like(images)
-    torch.addcmul(value, span, (2 - hue.abs()).clamp_(0, 1), out=result[:, 0])
-    torch.addcmul(value, span, (hue + 1).abs_().sub_(1).clamp_(0, 1), out=result[:, 1])
-    torch.addcmul(value, span, (hue - 1).abs_().sub_(1).clamp_(0, 1), out=result[:, 2])
-    return result
-
-
-def grayscale(images: Tensor) -> Tensor:
-    """Luma in all three channels."""
-    return _luma(images)[:, None].repeat(1, 3, 1, 1)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
@@ -277,14 +216,3 @@ def sobel(images: Tensor) -> Tensor:
     vertical = right[:, 2:] - right[:, :-2]
     length = torch.hypot(horizontal, vertical) / math.sqrt(20)
     return torch.stack([horizontal / 8 + 0.5, vertical / 8 + 0.5, length], dim=1).clamp_(0, 1)
-
-
-def _luma(images: Tensor) -> Tensor:
-    """(B, H, W) weighted mean of the channels."""
-    red, green, blue = images.unbind(1)
-    return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
-
-
-def _spread(values: Tensor) -> Tensor:
-    """(B,) → (B, 1, 1), to go with (B, H, W)."""
-    return values[:, None, None]

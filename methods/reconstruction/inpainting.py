@@ -1,0 +1,175 @@
+"""Inpainting (context encoder): fill in a missing region from what surrounds it.
+
+Pathak, Krähenbühl, Donahue, Darrell, Efros. Context Encoders: Feature Learning by Inpainting.
+CVPR 2016. arXiv:1604.07379. Defaults are those of its sections 3 and 4, where it is silent the
+authors' released ones (batch size, epochs, 8 × 8 random values under a random region).
+
+Differs from the paper: the discriminator takes its step at the same time as the encoder and decoder
+instead of before them, with a learning rate ten times smaller as there; encoder and decoder
+maximise log D(x̂) instead of minimising log(1 − D(x̂)), as the authors' code does; a random region
+is smooth noise under a threshold, of the same area in every image, instead of a deformed PASCAL
+segment; in the centre the prediction does not overlap the context; crops of varying size and flips.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sslbench.data.augment import Augmentation
+from sslbench.data.split import Batch, Split
+from sslbench.encoder import ImageEncoder
+from sslbench.method import Method, Recipe
+from sslbench.random import Random
+
+CROP_FLIP = Augmentation((0.2, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+GRID = 8  # random values along each side of the image, from which a random region is made
+
+
+class Inpainting(Method):
+    """Masked reconstruction plus an adversarial branch.
+
+    Args:
+        encoder: what is trained; needs feature maps.
+        data: images; labels are not looked at.
+        region: what is missing, "random" (of any shape) or "center" (a square).
+        share: of the image's area that is missing.
+        reconstruction: λ_rec.
+        adversarial: λ_adv.
+        augmentation: distribution of the images.
+    """
+
+    paper = "arXiv:1604.07379"
+    recipe = Recipe(
+        "adamw",
+        lr=2e-3,
+        batch_size=64,
+        epochs=500,
+        schedule="constant",
+        betas=(0.5, 0.999),
+        groups={"discriminator": {"lr": 0.1}},
+    )
+
+    encoder: ImageEncoder
+    fill: Tensor
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        data: Split,
+        *,
+        region: str = "random",
+        share: float = 0.25,
+        reconstruction: float = 0.999,
+        adversarial: float = 0.001,
+        augmentation: Augmentation = CROP_FLIP,
+    ) -> None:
+        super().__init__(encoder, data)
+        if region not in ("random", "center"):
+            raise ValueError(f"region {region!r}; allowed: random, center")
+        if not 0 < share < 1:
+            raise ValueError(f"share: between 0 and 1 expected, got {share}")
+        self.region, self.share, self.augmentation = region, share, augmentation
+        self.reconstruction, self.adversarial = reconstruction, adversarial
+        size = encoder.image_size
+        self.hole = max(1, round(size * math.sqrt(share)))  # side of the centre square
+        mean = torch.tensor(encoder.config["mean"]).view(1, 3, 1, 1)
+        self.register_buffer("fill", mean, persistent=False)
+        with torch.no_grad():
+            deepest = encoder.eval().stages(mean.expand(2, 3, size, size))[-1]
+        encoder.train()
+        self.decoder = decoder(deepest.shape[1], deepest.shape[2], size)
+        self.discriminator = discriminator(self.hole if region == "center" else size)
+
+    def views(self, batch: Batch, random: Random) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) in [0, 1] and where they are missing, (B, 1, S, S) of 0 and 1."""
+        size = self.encoder.image_size
+        images = self.augmentation(batch, size, random)
+        mask = torch.zeros(len(images), 1, size, size, device=images.device)
+        if self.region == "center":
+            self._judged(mask).fill_(1)
+            return images, mask
+        coarse = random.uniform(1, GRID, GRID)
+        smooth = F.interpolate(coarse, (size, size), mode="bicubic").flatten(1)
+        lowest = smooth.topk(round(self.share * size**2), largest=False).indices
+        mask.flatten(1).scatter_(1, lowest, 1)
+        return images, mask
+
+    def loss(self, views: tuple[Tensor, Tensor], progress: float) -> Tensor:
+        """Eq. 3, λ_rec L_rec + λ_adv L_adv, plus the discriminator's own objective."""
+        images, mask = views
+        deepest = self.encoder.stages(torch.lerp(images, self.fill, mask))[-1]
+        output = self.decoder(deepest)  # (B, 3, S, S) in [−1, 1]
+        target = 2 * images - 1
+        real, fake = self._judged(target), self._judged(output)
+        # Copies: this pass moves neither D's parameters nor, a second time, its statistics.
+        copies = {name: value.clone() for name, value in self.discriminator.state_dict().items()}
+        verdict = functional_call(self.discriminator, copies, (fake,))
+        rec, adv = masked_l2(output, target, mask), F.softplus(-verdict).mean()
+        dis = discrimination(self.discriminator(real), self.discriminator(fake.detach()))
+        self.log(embedding=deepest.mean((2, 3)), reconstruction=rec, adversarial=adv, judge=dis)
+        return self.reconstruction * rec + self.adversarial * adv + dis
+
+    def _judged(self, images: Tensor) -> Tensor:
+        """What the discriminator sees: the centre square, or all (no edge of a mask tells)."""
+        if self.region == "random":
+            return images
+        corner = (images.shape[2] - self.hole) // 2
+        inside = slice(corner, corner + self.hole)
+        return images[:, :, inside, inside]
+
+
+def masked_l2(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 1, per missing value: mean of ‖M ⊙ (x − x̂)‖² / (3 Σ M); images (B, 3, S, S)."""
+    error = (mask * (target - output).square()).flatten(1).sum(1)
+    return (error / (output.shape[1] * mask.flatten(1).sum(1))).mean()
+
+
+def discrimination(real: Tensor, fake: Tensor) -> Tensor:
+    """Negative of eq. 2: −log D(x) − log(1 − D(x̂)), from logits (B, 1)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def decoder(channels: int, side: int, size: int) -> nn.Sequential:
+    """(B, C, side, side) → (B, 3, size, size) in [−1, 1], doubling the side at each layer."""
+    width = min(channels, 512)
+    layers: list[nn.Module] = [_ChannelWise(channels, side * side), nn.Conv2d(channels, width, 1)]
+    for _ in range(math.ceil(math.log2(size / side))):
+        narrow = max(width // 2, 16)
+        layers.append(nn.ConvTranspose2d(width, narrow, 4, 2, 1, bias=False))
+        layers += [nn.BatchNorm2d(narrow), nn.ReLU()]
+        width = narrow
+    layers.append(nn.Conv2d(width, 3, 3, padding=1))
+    return nn.Sequential(*layers, nn.Upsample((size, size), mode="bilinear"), nn.Tanh())
+
+
+def discriminator(size: int) -> nn.Sequential:
+    """(B, 3, size, size) → logits (B, 1), halving the side until it is at most 4."""
+    layers: list[nn.Module] = []
+    width, side = 3, size
+    while side > 4:
+        wide = min(2 * width, 512) if layers else 64
+        layers.append(nn.Conv2d(width, wide, 4, 2, 1, bias=not layers))
+        layers += [nn.BatchNorm2d(wide)] if width > 3 else []
+        layers.append(nn.LeakyReLU(0.2))
+        width, side = wide, side // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side * side, 1))
+
+
+class _ChannelWise(nn.Module):
+    """Fully connected over the positions within each channel (section 3.1).
+
+    Args:
+        channels: C.
+        cells: N = H · W, positions of the map.
+    """
+
+    def __init__(self, channels: int, cells: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, cells, cells) / math.sqrt(cells))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) → the same shape."""
+        return torch.einsum("bcn,cnm->bcm", maps.flatten(2), self.weight).view_as(maps)
