@@ -1,7 +1,6 @@
 """What many tests share: tiny images, tiny encoders, and groups of processes."""
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,7 +60,9 @@ def vit() -> Encoder:
     return tiny_vit()
 
 
-def run_processes(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+def run_processes(
+    world: int, function: Callable[..., Any], *args: Any, backend: str = "gloo"
+) -> list[Any]:
     """`function(*args)` in each of `world` processes that can talk; what each returned, by rank.
 
     `function` is a test module's own, so that a new process can import it.
@@ -70,7 +71,7 @@ def run_processes(world: int, function: Callable[..., Any], *args: Any) -> list[
     server.set_forkserver_preload(["sslbench.pretrain", "timm"])  # imported once for all processes
     with TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
-            _process, (world, folder, function, args), world, start_method="forkserver"
+            _process, (world, backend, folder, function, args), world, start_method="forkserver"
         )
         return [
             torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)
@@ -78,13 +79,18 @@ def run_processes(world: int, function: Callable[..., Any], *args: Any) -> list[
 
 
 def _process(
-    rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
+    rank: int,
+    world: int,
+    backend: str,
+    folder: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
-    backend = "nccl" if os.environ.get("SSLBENCH_TEST_NCCL") else "gloo"
-    dist.init_process_group(
-        backend, init_method=f"file://{folder}/meet", rank=rank, world_size=world
-    )
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
     torch.save(function(*args), Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

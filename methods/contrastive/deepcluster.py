@@ -9,6 +9,10 @@ of a sampler that is uniform over the clusters become the equivalent weights of 
 3.3); an empty cluster takes half of another one, split by a random plane through its median instead
 of the two nearest of perturbed centroids, so that neither half is empty; the classifier that is
 initialised anew in each epoch keeps the momentum of its predecessor, which fades in some ten steps.
+
+Measured: digits at 16 pixels, 1,000 for training and 797 for testing, ResNet-18 of width 8, last
+layer, 20 clusters, batch size 64, 10 epochs, 1 seed; kNN and linear: untrained .77 and .88,
+clusters of every epoch (15 steps) .66 and .80, of every tenth at learning rate 0.2 .87 and .93.
 """
 
 import faiss
@@ -29,12 +33,14 @@ RATIO = 1e-6  # of a variance to the largest, below which a direction is roundin
 
 
 class DeepCluster(Method):
-    """Classification into clusters that are found anew before each epoch.
+    """Classification into clusters that are found anew as training goes on.
 
     Args:
         encoder: what is trained.
         data: images; labels are not looked at.
         clusters: how many; None for one in 128 images, as the paper's 10,000 for ImageNet.
+        every: epochs from one clustering to the next; with few steps in an epoch one is too few to
+            learn a classifier that starts anew.
         components: principal components that are clustered.
         sobel: show the encoder, in clustering and training, gradients instead of colours.
         augmentation: distribution of the training images; what is clustered is not augmented.
@@ -54,6 +60,7 @@ class DeepCluster(Method):
         data: Split,
         *,
         clusters: int | None = None,
+        every: int = 1,
         components: int = 256,
         sobel: bool = False,
         augmentation: Augmentation = CROP_FLIP,
@@ -62,7 +69,10 @@ class DeepCluster(Method):
         clusters = max(2, round(len(data) / 128)) if clusters is None else clusters
         if not 2 <= clusters <= len(data):
             raise ValueError(f"clusters: 2 to {len(data)} (one per image) expected, got {clusters}")
-        self.components, self.sobel, self.augmentation = components, sobel, augmentation
+        if every < 1:
+            raise ValueError(f"every: at least 1 epoch expected, got {every}")
+        self.every, self.components = every, components
+        self.sobel, self.augmentation = sobel, augmentation
         self.classifier = nn.Linear(encoder.dim, clusters)
         self.register_buffer("assignments", torch.zeros(len(data), dtype=torch.long))
         self.register_buffer("weights", torch.ones(clusters))
@@ -71,6 +81,8 @@ class DeepCluster(Method):
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:
         """Find the clusters, weigh them so that all count the same, and forget the classifier."""
+        if epoch % self.every:
+            return
         seed, clusters = mix(int(self.seed), epoch), len(self.weights)
         features, found = self._features(), torch.zeros_like(self.assignments)
         if distributed.rank() == 0:

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 from torch import Tensor
@@ -486,6 +486,7 @@ def test_flips_and_rotations_are_groups(side: int, count: int, seed: int) -> Non
     low=st.floats(0.01, 1),
     ratio=st.sampled_from([(0.5, 2.0), (3.0, 4.0), (0.1, 0.2)]),
 )
+@example(size=(60, 1), low=0.5, ratio=(3.0, 4.0))
 def test_crops_lie_inside(size: tuple[int, int], low: float, ratio: tuple[float, float]) -> None:
     sizes = torch.tensor([size]).expand(50, 2)
     boxes = crop_boxes(sizes, (low, 1.0), ratio, draws(50))

@@ -123,6 +123,16 @@ def test_an_epoch_starts_the_same_again_and_differs_from_the_next(images):
     assert not torch.equal(other.classifier.weight, first["classifier.weight"])
 
 
+def test_clusters_and_classifier_stay_for_as_many_epochs_as_wanted(images):
+    method = make(images, clusters=5, every=2)
+    method.before_epoch(0)
+    first = copy.deepcopy(method.state_dict())
+    method.before_epoch(1)
+    torch.testing.assert_close(method.state_dict(), first, rtol=0, atol=0)
+    method.before_epoch(2)
+    assert not torch.equal(method.classifier.weight, first["classifier.weight"])
+
+
 def test_clustering_leaves_the_encoder_alone_and_sees_plain_images(images):
     method = make(images, clusters=5)
     before = copy.deepcopy(method.encoder.state_dict())
@@ -164,3 +174,8 @@ def test_one_cluster_in_128_images_by_default(n, clusters):
 def test_impossible_numbers_of_clusters_are_refused(images, clusters):
     with pytest.raises(ValueError, match=f"2 to 64 .* got {clusters}"):
         make(images, clusters=clusters)
+
+
+def test_clusters_that_are_never_found_are_refused(images):
+    with pytest.raises(ValueError, match="at least 1 epoch expected, got 0"):
+        make(images, every=0)
