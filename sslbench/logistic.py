@@ -18,6 +18,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,8 @@ STEPS = 1_000
 _MEMORY = 20
 
 log = logging.getLogger(__name__)
+
+_Pairs = deque[tuple[Tensor, Tensor]]  # steps, and how the loss's gradient changed over them
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ def fit_path(
         yield LinearClassifier(weight, bias)
 
 
+class _Point(NamedTuple):
+    """Weights (K, D + 1) and the logits (K, n) that they give."""
+
+    weights: Tensor
+    logits: Tensor
+
+
 class _Problem:
     """The loss on fixed data, in rotated coordinates with a last one for the intercept.
 
@@ -92,92 +102,77 @@ class _Problem:
 
     def __init__(self, x: Tensor, variance: Tensor, targets: Tensor) -> None:
         n = len(x)
-        self.x = torch.cat([x, x.new_ones(n, 1)], dim=1)  # (n, D + 1)
-        self.transposed = self.x.T.contiguous()
+        self.x = torch.cat([x.T, x.new_ones(1, n)])  # (D + 1, n)
         hot = F.one_hot(targets) if targets.ndim == 1 else targets
         self.binary = targets.ndim == 1 and hot.shape[1] == 2
         self.softmax = targets.ndim == 1 and not self.binary
         self.targets = hot[:, 1:] if self.binary else hot
         self.targets = self.targets.T.double().contiguous()  # (K, n)
-        self.pull = self.targets @ self.x  # (K, D + 1)
+        self.pull = self.targets @ self.x.T  # (K, D + 1)
         K = len(self.targets)
         at_zero = 1 / K if self.softmax else 1 / 4  # curvature of the loss in a logit
         self.curvature = torch.cat([variance, variance.new_tensor([n])]) * at_zero
 
-    def loss(self, logits: Tensor) -> float:
-        """Sum over examples, of logits (K, n)."""
+    def objective(self, point: _Point, decay: Tensor) -> float:
+        """The sum of the loss over examples and half of `decay` (D + 1,) times squared weights."""
+        weights, logits = point
         norm = logits.logsumexp(0) if self.softmax else F.softplus(logits)
-        return float(norm.sum() - (logits * self.targets).sum())
+        loss = norm.sum() - (logits * self.targets).sum()
+        return float(loss + (decay * weights * weights).sum() / 2)
 
-    def gradient(self, logits: Tensor) -> Tensor:
+    def gradient(self, point: _Point) -> Tensor:
         """Of the loss in the weights, (K, D + 1)."""
+        logits = point.logits
         probability = logits.softmax(0) if self.softmax else logits.sigmoid()
-        return probability @ self.x - self.pull
+        return probability @ self.x.T - self.pull
 
     def solve(self, penalties: Sequence[float]) -> Iterator[Tensor]:
         """Weights (K, D + 1) for each C."""
-        weights = previous = self.x.new_zeros(len(self.targets), self.x.shape[1])
-        pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=_MEMORY)
+        weights = self.x.new_zeros(len(self.targets), len(self.x))
+        point = previous = _Point(weights, torch.zeros_like(self.targets))
+        pairs: _Pairs = deque(maxlen=_MEMORY)
         for C in penalties:
             decay = torch.full_like(self.curvature, 1 / C)
             decay[-1] = 0
-            ahead = 2 * weights - previous
-            starts = (self._point(start, decay) for start in (weights, ahead))
-            previous = weights
-            weights = self._descend(min(starts, key=lambda point: point[0]), decay, pairs)
-            yield weights
+            starts = [point, _Point(*(2 * p - q for p, q in zip(point, previous, strict=True)))]
+            best = min(starts, key=lambda start: self.objective(start, decay))
+            point, previous = self._descend(best, decay, pairs), point
+            yield point.weights
 
-    def _point(self, weights: Tensor, decay: Tensor) -> tuple[float, Tensor, Tensor]:
-        """Objective (divided by C), weights and logits."""
-        logits = weights @ self.transposed
-        return self.loss(logits) + _half_square(weights, decay), weights, logits
-
-    def _descend(
-        self,
-        start: tuple[float, Tensor, Tensor],
-        decay: Tensor,
-        pairs: deque[tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        """Minimise from `start`; `pairs` (steps, changes of the loss's gradient) are kept."""
-        value, weights, logits = start
-        gradient = self.gradient(logits)
+    def _descend(self, point: _Point, decay: Tensor, pairs: _Pairs) -> _Point:
+        """Minimise from `point`; what is learned of the curvature is added to `pairs`."""
+        value, gradient = self.objective(point, decay), self.gradient(point)
         for _ in range(STEPS):
-            slope = gradient + decay * weights
+            slope = gradient + decay * point.weights
             direction = -_newton_step(slope, 1 / (self.curvature + decay), decay, pairs)
             gain = -float((slope * direction).sum())
             if gain <= TOLERANCE * value:
-                return weights
-            change = direction @ self.transposed
+                return point
+            change = direction @ self.x
             step = 1.0
             while True:
-                moved, moved_logits = weights + step * direction, logits + step * change
-                moved_value = self.loss(moved_logits) + _half_square(moved, decay)
+                moved = _Point(point.weights + step * direction, point.logits + step * change)
+                moved_value = self.objective(moved, decay)
                 if moved_value <= value - 1e-4 * step * gain:
                     break
                 step /= 2
                 if step < 1e-9:  # nothing left but rounding
-                    return weights
-            moved_gradient = self.gradient(moved_logits)
-            pairs.append((moved - weights, moved_gradient - gradient))
-            value, weights, logits, gradient = moved_value, moved, moved_logits, moved_gradient
+                    return point
+            moved_gradient = self.gradient(moved)
+            pairs.append((moved.weights - point.weights, moved_gradient - gradient))
+            point, value, gradient = moved, moved_value, moved_gradient
         log.warning("logistic regression: no convergence in %d steps, C = %g", STEPS, 1 / decay[0])
-        return weights
+        return point
 
 
-def _half_square(weights: Tensor, decay: Tensor) -> float:
-    return float((decay * weights * weights).sum()) / 2
-
-
-def _newton_step(
-    slope: Tensor, inverse: Tensor, decay: Tensor, pairs: deque[tuple[Tensor, Tensor]]
-) -> Tensor:
+def _newton_step(slope: Tensor, inverse: Tensor, decay: Tensor, pairs: _Pairs) -> Tensor:
     """The inverse Hessian times `slope` by the two loops of L-BFGS.
 
     Args:
         slope: (K, D + 1) gradient of the objective.
         inverse: (D + 1,) diagonal of the first guess.
         decay: (D + 1,) the penalty's Hessian, to be added to the loss's.
-        pairs: steps and changes of the loss's gradient, oldest first.
+        pairs: oldest first.
     """
     q = slope
     known = [(s, y + decay * s) for s, y in pairs]

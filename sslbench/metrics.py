@@ -11,7 +11,9 @@ def rankme(embeddings: Tensor) -> float:
     p_k = σ_k / Σσ + 1e-7; RankMe = exp(−Σ p_k log p_k), on uncentred embeddings (n, D).
     Garrido et al. RankMe. ICML 2023. arXiv:2210.02885, eq. 1.
     """
-    values = torch.linalg.svdvals(embeddings.double())
+    z = embeddings.double()
+    gram = z.T @ z if len(z) > z.shape[1] else z @ z.T  # the smaller one has all of the spectrum
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     p = values / values.sum().clamp_min(1e-300) + 1e-7
     return float(torch.exp(-(p * p.log()).sum()))
 

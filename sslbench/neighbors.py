@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sslbench.classification import encode
 
-_CELL = 16  # rows of the bank that are represented by their best one in the first selection
+_CELL = 16  # similarities that are represented by the largest of them in a first selection
 _SIMILARITIES = 1 << 26  # held at a time, 256 MB
 
 
@@ -26,40 +26,45 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         Cosines (n, k) and rows of the bank (n, k), nearest first.
     """
     k = min(k, len(bank))
-    width = _CELL if len(bank) >= 4 * k * _CELL else 1
-    padding = -len(bank) % width
-    rows = F.pad(F.normalize(bank, dim=1), (0, 0, 0, padding))
+    rows = F.pad(F.normalize(bank, dim=1), (0, 0, 0, -len(bank) % _CELL**2))
+    step = max(1, _SIMILARITIES // len(rows))
+    buffer = rows.new_empty(min(step, len(queries)), len(rows))  # as large as the product is slow
     found = []
-    for chunk in queries.split(max(1, _SIMILARITIES // len(rows))):
-        similarity = F.normalize(chunk, dim=1) @ rows.T
+    for chunk in queries.split(step):
+        similarity = torch.mm(F.normalize(chunk, dim=1), rows.T, out=buffer[: len(chunk)])
         similarity[:, len(bank) :] = -torch.inf
-        found.append(_top(similarity, k, width))
+        found.append(_first_nearest(similarity, k))
     similarity, index = (torch.cat(part) for part in zip(*found, strict=True))
     return similarity, index
 
 
-def _top(similarity: Tensor, k: int, width: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row (n, N), with the first of equal ones.
-
-    The row is folded into cells of `width` entries. The k cells with the largest maxima hold the
-    k largest entries, so the rest of the row is not looked at again.
-    """
-    n, cells = len(similarity), similarity.shape[1] // width
-    best = similarity.view(n, width, cells).amax(1).topk(min(k + 1, cells))
-    inside = torch.arange(width, device=similarity.device)[:, None] * cells
-    candidates = (best.indices[:, None, :k] + inside).flatten(1)  # (n, width · k)
-    values = similarity.gather(1, candidates)
-    top = values.topk(k)
-    index, order = candidates.gather(1, top.indices).sort(dim=1)
-    value, order = top.values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    index = index.gather(1, order)
-    last = value[:, -1:]
-    tied = ((values >= last).sum(1) > k) | (best.values[:, k:] >= last).any(1)
-    for row in tied.nonzero().flatten().tolist():  # entries left out are equal to some taken
-        equal = (similarity[row] >= last[row]).nonzero().flatten()
+def _first_nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row (n, N), in descending order, and of equal ones the first."""
+    index, _ = _largest(similarity, min(k + 1, similarity.shape[1])).sort(dim=1)
+    value, order = similarity.gather(1, index).sort(dim=1, descending=True, stable=True)
+    tied = (value[:, k:] == value[:, k - 1 : k]).any(1)
+    index = index.gather(1, order[:, :k])
+    for row in tied.nonzero().flatten().tolist():  # an entry equal to the last was left out
+        equal = (similarity[row] >= value[row, k - 1]).nonzero().flatten()
         first = similarity[row, equal].sort(descending=True, stable=True).indices[:k]
-        value[row], index[row] = similarity[row, equal[first]], equal[first]
-    return value, index
+        index[row] = equal[first]
+    return similarity.gather(1, index), index
+
+
+def _largest(x: Tensor, k: int) -> Tensor:
+    """Positions (n, k) of the k largest of each row (n, N), in any order, any of equal ones.
+
+    A long row is folded into cells: the k cells with the largest maxima hold the k largest
+    entries, so the rest of the row is not looked at again.
+    """
+    n, N = x.shape
+    if N % _CELL or 4 * k * _CELL > N:
+        return x.topk(k, sorted=False).indices
+    cells = N // _CELL
+    best = _largest(x.view(n, _CELL, cells).amax(1), k)
+    inside = torch.arange(_CELL, device=x.device)[:, None] * cells
+    candidates = (best[:, None] + inside).flatten(1)  # (n, _CELL · k)
+    return candidates.gather(1, x.gather(1, candidates).topk(k, sorted=False).indices)
 
 
 def label_rank(

@@ -143,6 +143,7 @@ class _Run:
         self.optimizer = self._optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
         self.step, self.seconds = 0, 0.0
+        self.order = (-1, torch.empty(0))  # epoch, and the data's order in it
         self.kept = {max(1, round(share * self.steps)): share for share in options.at}
         self.log: list[dict[str, Any]] = []
 
@@ -233,9 +234,10 @@ class _Run:
 
     def _read(self, step: int, places: Tensor) -> Batch:
         epoch, position = divmod(step, self.epoch_steps)
-        n = len(self.method.data)
-        order = Random(mix(self.seed, 0xDA7A), epoch, torch.zeros(1), 1).permutation(n)[0]
-        return self.method.data[order[position * self.batch_size + places]]
+        if self.order[0] != epoch:
+            random = Random(mix(self.seed, 0xDA7A), epoch, torch.zeros(1), 1)
+            self.order = (epoch, random.permutation(len(self.method.data))[0])
+        return self.method.data[self.order[1][position * self.batch_size + places]]
 
     # ------------------------------------------------------------------ what is written
 
@@ -281,12 +283,15 @@ class _Run:
         return {"embedding_std": std, "rankme": rank}
 
     def _time_to_save(self, seconds: float) -> bool:
-        due = torch.tensor(float(seconds >= self.options.save_seconds), device=self.device)
-        return bool(distributed.total(due))  # the same answer in every process
+        due = seconds >= self.options.save_seconds
+        if distributed.world() == 1 or self.step % self.options.log_steps:
+            return due and distributed.world() == 1
+        return bool(distributed.total(torch.tensor(float(due), device=self.device)))  # agreed on
 
     def _save(self, loss: Tensor) -> None:
         """Write the training state. A state that is not finite is never saved."""
         self._check(loss)
+        self._check_weights()
         if distributed.rank() or self.optimizer is None:
             return
         state = {
@@ -322,7 +327,15 @@ class _Run:
         if step == 0:
             write_json(self.folder / "run.json", {"status": "running", "about": self.about})
 
+    def _check_weights(self) -> None:
+        for name, weight in self.method.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise FloatingPointError(
+                    f"{name} is not finite at step {self.step} of {self.steps}"
+                )
+
     def _save_encoder(self, name: str, share: float) -> None:
+        self._check_weights()
         if distributed.rank():
             return
         loss = self.log[-1]["loss"] if self.log else None

@@ -13,16 +13,16 @@ from sslbench.optim import LARS, optimizer, parameter_groups, rate, set_rates
 
 
 def lars_by_hand(w, grads, *, lr, momentum, decay, eta=0.001, adapt=True):
-    """You et al., algorithm 1, in double precision; the weight after each step."""
+    """The weight after each step, with the learning rate outside the momentum as torch's SGD."""
     w, v, out = np.array(w, np.float64), 0.0, []
-    for g in grads:
+    for k, g in enumerate(grads):
         step = np.array(g, np.float64) + decay * w
         if adapt:
             length, slope = math.sqrt((w**2).sum()), math.sqrt((step**2).sum())
             if length > 0 and slope > 0:
                 step = step * eta * length / slope
         v = momentum * v + step
-        w = w - lr * v
+        w = w - lr * (k + 1) * v
         out.append(w)
     return out
 
@@ -35,7 +35,8 @@ def lars(w, grads, *, lr, momentum, decay, adapt=True):
     weight = nn.Parameter(torch.tensor(w))
     group = {"params": [weight], "weight_decay": decay, "adapt": adapt}
     ours, out = LARS([group], lr=lr, momentum=momentum), []
-    for g in grads:
+    for k, g in enumerate(grads):  # a rate that changes tells where it enters
+        ours.param_groups[0]["lr"] = lr * (k + 1)
         weight.grad = torch.tensor(g)
         ours.step()
         out.append(weight.detach().numpy().copy())

@@ -5,8 +5,7 @@ Representations. ICML 2020. arXiv:2002.05709.
 
 Defaults: section 2.3 (ResNet-50 on ImageNet, 100 epochs), appendix A for the views. For CIFAR-10
 appendix B.9 takes temperature 0.5, half the jitter and no blur. The projector is the formula of
-section 2.1; the authors' code adds batch norm to it (`norm`).
-Differs from the paper: the learning rate's warm-up is a tenth of any budget, not of 100 epochs.
+section 2.1; the authors' code adds batch norm to it (`norm`). No other difference is known.
 """
 
 import torch
