@@ -7,7 +7,7 @@ export SSLBENCH_CACHE ?= $(HOME)/.cache/sslbench
 export OMP_NUM_THREADS ?= 1
 BOARDS := $(patsubst %/grid.toml,%,$(wildcard leaderboards/*/grid.toml))
 
-.PHONY: help demo test test-slow lint format clean pages $(BOARDS)
+.PHONY: help demo test test-slow lint format clean pages pictures $(BOARDS)
 
 help:
 	@echo "make demo                    install, fetch images, run the quickstart grid, publish it"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint, make format       ruff and mypy"
 	@echo "make leaderboards/NAME       run (or go on with) a leaderboard's grid and publish it"
 	@echo "make pages                   rebuild every leaderboard's page from its records.jsonl"
+	@echo "make pictures                take a picture of each page with chromium"
 	@echo "make clean                   remove the virtual environment, runs and caches of tools"
 
 $(VENV)/.installed: pyproject.toml
@@ -42,6 +43,13 @@ $(BOARDS): $(VENV)/.installed
 pages: $(VENV)/.installed
 	@for board in $(wildcard leaderboards/*/records.jsonl); do \
 	  $(SSLBENCH) publish $$board --out $$(dirname $$board) || exit 1; \
+	done
+
+# The pictures of the pages in leaderboards/, with Debian's chromium.
+pictures: pages
+	@for page in $(wildcard leaderboards/*/index.html); do \
+	  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1400,1180 \
+	    --screenshot=$$(dirname $$page)/leaderboard.png file://$(CURDIR)/$$page || exit 1; \
 	done
 
 test: $(VENV)/.developer

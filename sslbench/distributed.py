@@ -6,13 +6,35 @@ that each process computes for the whole batch from gathered embeddings then has
 because the backward pass of a gather sums what every process asks of an embedding.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@contextmanager
+def launched() -> Iterator[str]:
+    """Join the processes that torchrun started, if it did; gives this process's device.
+
+    NCCL where there are GPUs, one for each process of a machine; gloo elsewhere.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield device
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 def rank() -> int:

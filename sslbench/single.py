@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from sslbench import registry
+from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load
 from sslbench.encoder import Encoder
@@ -68,15 +68,15 @@ def pretrain(
         report: called with (step, steps, log line).
     """
     method = run.build()
-    options = Options(
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        precision=run.precision,
-        save_seconds=save_seconds,
-        progress=report,
-        online=_online(run.dataset),
-        online_epochs=online,
-    )
-    with threads(cpus or os.cpu_count() or 1):
+    with distributed.launched() as device, threads(cpus or os.cpu_count() or 1):
+        options = Options(
+            device=device,
+            precision=run.precision,
+            save_seconds=save_seconds,
+            progress=report,
+            online=_online(run.dataset),
+            online_epochs=online,
+        )
         return train(
             method,
             out,

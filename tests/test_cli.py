@@ -169,3 +169,19 @@ def test_debug_shows_the_traceback():
     status, _, error = sslbench("--debug", "pretrain", "no", "--dataset", "digits", "--out", "x")
     assert status != 0
     assert "Traceback" in error
+
+
+def test_two_processes_of_torchrun_train_what_one_does(tmp_path):
+    words = ["-m", "sslbench", "pretrain", "simclr", "--dataset", "digits", "--encoder",
+             "resnet18(width=4)", "--epochs", "1", "--cpus", "1", "--set", "recipe.batch_size=128",
+             "--out"]  # fmt: skip
+    one = [sys.executable, *words, str(tmp_path / "1")]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+           "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *words,
+           str(tmp_path / "2")]  # fmt: skip
+    losses = []
+    for command, name in ((one, "1"), (two, "2")):
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads((tmp_path / name / "run.json").read_text())["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
