@@ -72,7 +72,7 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
         with torch.random.fork_rng():
             encoder = build(description["config"])
         encoder.load_state_dict(load_file(weights), strict=True)
-        return encoder.eval(), dict(description["about"])
+        return encoder.eval(), {**description["about"], "encoder": encoder.label}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder}: damaged checkpoint: {error}") from None
 

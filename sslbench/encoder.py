@@ -68,9 +68,7 @@ class Encoder(nn.Module):
     @property
     def label(self) -> str:
         """Name and settings in one short line, as tables show them."""
-        hidden = {"name", "mean", "std"}
-        settings = [f"{k}={v}" for k, v in sorted(self.config.items()) if k not in hidden]
-        return f"{self.config['name']}({','.join(settings)})"
+        return label(self.config)
 
 
 class ImageEncoder(Encoder):
@@ -102,6 +100,13 @@ class ImageEncoder(Encoder):
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] → zero mean and unit variance per channel of the pretraining data."""
         return (images - self.mean) / self.std
+
+
+def label(config: dict[str, Any]) -> str:
+    """`resnet18(image_size=32, width=16)`, without what was taken from the data."""
+    hidden = {"name", "mean", "std"}
+    settings = [f"{k}={v}" for k, v in sorted(config.items()) if k not in hidden]
+    return f"{config['name']}({', '.join(settings)})"
 
 
 def pooled(stage: Tensor, size: int) -> Tensor:

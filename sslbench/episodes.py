@@ -8,7 +8,7 @@ from torch import Tensor
 from sslbench.errors import NotApplicable
 from sslbench.random import Random
 
-_VALUES = 1 << 24  # features gathered at a time, 64 MB
+_VALUES = 1 << 18  # features gathered at a time: 1 MB, what a core's cache holds
 
 
 def draw_episodes(labels: np.ndarray, ways: int, size: int, random: Random) -> Tensor:
@@ -53,22 +53,29 @@ def distinct(count: Tensor, size: int, random: Random) -> Tensor:
     return chosen.gather(-1, random.uniform(count.shape[1], size).argsort(-1))
 
 
-def classify(features: Tensor, support: Tensor, queries: Tensor) -> Tensor:
-    """Whether the mean of a query's own class is the nearest: (E, ways, queries) bool.
+def classify(features: Tensor, support: Tensor, queries: Tensor, shots: list[int]) -> Tensor:
+    """Whether the mean of a query's own class is the nearest: (len(shots), E, ways, queries) bool.
 
     Args:
         features: (n, D).
-        support: (E, ways, shots) positions of labelled images.
-        queries: (E, ways, queries) positions of images to classify.
+        support: (E, ways, most shots) positions of labelled examples.
+        queries: (E, ways, queries) positions of examples to classify.
+        shots: how many of the labelled examples to use, from the first; one result for each.
     """
     ways, count = queries.shape[1:]
     truth = torch.arange(ways)[:, None]
     rows = max(1, _VALUES // (ways * count * features.shape[1]))
     correct = []
     for labelled, asked in zip(support.split(rows), queries.split(rows), strict=True):
-        means = F.embedding_bag(labelled.flatten(0, 1), features, mode="mean")
-        means = means.view(len(labelled), ways, -1)
-        found = features[asked.flatten(1)] @ means.mT  # (E, ways · queries, ways)
-        nearest = (found - means.square().sum(2)[:, None] / 2).argmax(2)
-        correct.append(nearest.view(asked.shape) == truth)
-    return torch.cat(correct)
+        means = torch.stack([_means(features, labelled[..., :k]) for k in shots], dim=1)
+        found = F.embedding(asked.flatten(1), features) @ means.flatten(1, 2).mT
+        found = found.unflatten(2, (len(shots), ways)) - means.square().sum(3)[:, None] / 2
+        nearest = found.argmax(3)  # (E, ways · queries, shots)
+        correct.append(nearest.movedim(2, 0).unflatten(2, (ways, count)) == truth)
+    return torch.cat(correct, dim=1)
+
+
+def _means(features: Tensor, positions: Tensor) -> Tensor:
+    """Mean (E, ways, D) of the features at `positions` (E, ways, shots)."""
+    ways = positions.shape[1]
+    return F.embedding_bag(positions.flatten(0, 1), features).view(-1, ways, features.shape[1])

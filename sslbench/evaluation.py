@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from sslbench import registry
 from sslbench.checkpoint import weights_hash
@@ -16,10 +17,9 @@ from sslbench.grid.plan import Evaluation
 from sslbench.provenance import provenance
 from sslbench.records import Checkpoint, Provenance, Record, Status
 from sslbench.records import Score as ScoreRecord
-from sslbench.statistics import interval
+from sslbench.statistics import LEVEL, interval
 from sslbench.task import Result, Score, Task
 
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 REASON_LINES = 6
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _score(score: Score, groups: np.ndarray | None) -> ScoreRecord:
         return ScoreRecord(value=score.value, n=score.n, standard_error=stderr, low=low, high=high)
     if score.stderr is None:
         return ScoreRecord(value=score.value, n=score.n)
-    half = Z95 * score.stderr
+    half = float(stats.t.ppf(1 - LEVEL / 2, max(score.n - 1, 1))) * score.stderr
     return ScoreRecord(
         value=score.value,
         n=score.n,

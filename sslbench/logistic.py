@@ -69,8 +69,7 @@ def fit_path(
         In the order of `penalties`; the standardisation is part of the classifier.
     """
     x = features.double()
-    mean, scale = x.mean(0), x.std(0, correction=0)
-    scale[scale == 0] = 1
+    mean, scale = x.mean(0), deviation(x)
     x = (x - mean) / scale
     variance, rotation = torch.linalg.eigh(x.T @ x)
     kept = variance > variance[-1:] * len(variance) * torch.finfo(x.dtype).eps
@@ -82,6 +81,13 @@ def fit_path(
         if problem.binary:  # two logits that differ by the one that was fitted
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         yield LinearClassifier(weight, bias)
+
+
+def deviation(x: Tensor) -> Tensor:
+    """Standard deviation (D,) of features (n, D) float64; 1 for those constant to rounding."""
+    scale = x.std(0, correction=0)
+    rounding = len(x) * torch.finfo(x.dtype).eps * x.mean(0).abs()
+    return torch.where(scale <= rounding, 1, scale)
 
 
 class _Point(NamedTuple):

@@ -97,7 +97,7 @@ class Record(_Model):
         protocol: the task as in the registry.
         headline: the metric that a table shows.
         chance: score of the headline metric without looking at the input; None where undefined.
-        higher_is_better: direction of the headline metric.
+        higher_is_better: direction of the headline metric, None where it only describes.
         selected: what the protocol chose, and on which split.
         examples: sha256 of KEY.npz with the per-example scores, None without them.
         inline: per-example scores of the headline metric (and "groups") as text, only in
@@ -120,7 +120,7 @@ class Record(_Model):
     n_test: int | None = None
     headline: str
     chance: float | None = None
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     eval_seed: int = 0
     selected: dict[str, Any] = Field(default_factory=dict)
     scores: dict[str, Score] = Field(default_factory=dict)

@@ -58,7 +58,7 @@ class Task(ABC):
         version: raised by whatever can move a number.
         modality: of the encoders that it takes.
         target: kind of target that the dataset must carry, None for none.
-        higher_is_better: direction of the headline metric.
+        higher_is_better: direction of the headline metric, None where it has none.
     """
 
     paper: ClassVar[str]
@@ -66,7 +66,7 @@ class Task(ABC):
     version: ClassVar[int] = 1
     modality: ClassVar[str] = "image"
     target: ClassVar[str | None] = "label"
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool | None] = True
 
     @abstractmethod
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:

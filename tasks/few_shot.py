@@ -61,13 +61,12 @@ class FewShot(Task):
         drawn = draw_episodes(test.labels, self.ways, SHOTS + self.queries, random)
         centred = test.features - train.features.mean(axis=0, dtype=np.float64)
         z = F.normalize(torch.from_numpy(centred).float(), dim=1)
+        correct = classify(z, drawn[..., :SHOTS], drawn[..., SHOTS:], [1, SHOTS])
         scores = {}
-        for shots in (1, SHOTS):
-            correct = classify(z, drawn[..., :shots], drawn[..., SHOTS:])  # (E, ways, queries)
-            accuracy = correct.double().mean((1, 2))
+        for shots, accuracy in zip((1, SHOTS), correct.double().mean((2, 3)), strict=True):
             stderr = float(accuracy.std()) / len(accuracy) ** 0.5
             scores[f"top1_{shots}shot"] = Score(float(accuracy.mean()), len(accuracy), stderr)
-        over_images = Score.mean(_per_image(correct, drawn[..., SHOTS:], len(z)))
+        over_images = Score.mean(_per_image(correct[1], drawn[..., SHOTS:], len(z)))
         return Result(scores | {"top1": over_images, "mean_per_class": over_images})
 
     def chance(self, data: Dataset) -> float:

@@ -18,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslbench.classification import encode, examples, per_class
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable, UserError
+from sslbench.logistic import deviation
 from sslbench.random import Random
+from sslbench.ridge import ridge
 from sslbench.task import Result, Score, Task
-
-PENALTIES = torch.logspace(-4, 2, 13, dtype=torch.float64)  # relative to the number of features
 
 
 class KShotLinear(Task):
@@ -62,10 +61,8 @@ class KShotLinear(Task):
                 f"{self.shots[-1]} needed"
             )
         known = torch.tensor(train.features).double()
-        mean, scale = known.mean(0), known.std(0, correction=0)
-        scale[scale == 0] = 1
-        known = (known - mean) / scale
-        unseen = (torch.tensor(test.features).double() - mean) / scale
+        scale = deviation(known)  # the mean is left to the intercept
+        known, unseen = known / scale, torch.tensor(test.features).double() / scale
         truth = torch.from_numpy(encode(test.labels, classes))
         targets = torch.from_numpy(labels)
 
@@ -104,28 +101,3 @@ def nested(targets: Tensor, shots: int, random: Random) -> Tensor:
     count = targets.bincount()
     first = count.cumsum(0) - count
     return grouped[first[:, None] + torch.arange(shots)]
-
-
-def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Ridge regression on one-hot targets, with the penalty of least squared leave-one-out error.
-
-    Args:
-        features: (n, D) float64.
-        targets: (n,) in 0 … K − 1.
-
-    Returns:
-        Weights (D, K), intercepts (K,) and the chosen one of `PENALTIES`.
-    """
-    n, D = features.shape
-    hot = F.one_hot(targets).double()
-    mean = features.mean(0)
-    u, s, vh = torch.linalg.svd(features - mean, full_matrices=False)
-    projected = u.T @ hot  # (r, K); u is orthogonal to the mean of the targets
-    kept = s.square() / (s.square() + D * PENALTIES[:, None])  # (P, r) share that survives
-    fitted = hot.mean(0) + torch.einsum("nr,pr,rk->pnk", u, kept, projected)
-    leverage = 1 / n + kept @ u.square().T  # (P, n)
-    # one example or a class that is all there is: nothing is left to predict it from
-    error = (hot - fitted) / (1 - leverage).clamp_min(1e-9)[..., None]
-    best = int(error.square().sum((1, 2)).argmin())
-    weight = vh.T @ ((s / (s.square() + D * PENALTIES[best]))[:, None] * projected)
-    return weight, hot.mean(0) - mean @ weight, float(PENALTIES[best])

@@ -55,6 +55,7 @@ class Representation(Task):
     version = 1
     modality = "image"
     target = None
+    higher_is_better = None
 
     def __init__(self, *, rows: int = 25_600, augmentation: Augmentation = TWO_VIEWS) -> None:
         if rows < 2:
@@ -68,9 +69,8 @@ class Representation(Task):
         subset = Random(seed, 0, torch.zeros(1), 1).permutation(len(split))[0, : self.rows]
         x = torch.from_numpy(last[subset.numpy()]).double()  # (n, D)
         spectrum = torch.linalg.eigvalsh(torch.cov(x.T).reshape(x.shape[1], -1)).flip(0)
-        # R of X = QR has the same singular values, and no more rows than columns
         values = {
-            "rankme": (rankme(torch.linalg.qr(x, mode="r")[1]), len(x)),
+            "rankme": (rankme(x), len(x)),
             "effective_rank": (effective_rank(spectrum), len(x)),
             "uniformity": (uniformity(x[:PAIR_ROWS]), min(len(x), PAIR_ROWS)),
         }

@@ -22,7 +22,11 @@ def test_what_was_saved_comes_back_bit_for_bit(saved):
     encoder, folder = saved
     for path in (folder, folder / "encoder"):
         loaded, about = load_encoder(path)
-        assert about == {"name": "x", "weights_hash": weights_hash(encoder)}
+        assert about == {
+            "name": "x",
+            "encoder": "resnet18(image_size=16, width=4)",
+            "weights_hash": weights_hash(encoder),
+        }
         assert weights_hash(loaded) == weights_hash(encoder)
         assert not loaded.training
 

@@ -10,7 +10,7 @@ from sslbench import registry
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load
 from sslbench.data.split import Dataset
-from sslbench.encoder import build
+from sslbench.encoder import build, label
 from sslbench.errors import NotApplicable, UserError, suggest
 from sslbench.grid.config import Grid, line_of
 from sslbench.hashing import digest
@@ -96,7 +96,6 @@ class Pretraining:
 
     def checkpoint(self) -> Checkpoint:
         """What a record says where the method could not even be built."""
-        settings = ",".join(f"{k}={v}" for k, v in sorted(self.encoder.items()) if k != "name")
         return Checkpoint(
             key=self.key,
             name=self.name,
@@ -105,7 +104,7 @@ class Pretraining:
             method_version=self.method_version,
             settings=self.settings,
             recipe=self.recipe,
-            encoder=f"{self.encoder['name']}({settings})",
+            encoder=label(self.encoder),
             pretrain_dataset=self.dataset,
             pretrain_dataset_hash=self.dataset_hash,
             pretrain_epochs=self.epochs,

@@ -46,7 +46,7 @@ class Column:
     dataset: str
     metric: str
     version: int
-    higher_is_better: bool
+    higher_is_better: bool | None
     chance: float | None
     share: bool
 
@@ -58,7 +58,7 @@ class Column:
     @property
     def averaged(self) -> bool:
         """Whether the column may enter a mean over columns."""
-        return self.share and self.higher_is_better
+        return self.share and self.higher_is_better is True
 
 
 @dataclass
@@ -154,7 +154,8 @@ def build(records: Iterable[Record], title: str) -> Board:
         column = _column(name, members)
         columns.append(column)
         found = {row: _cell(same) for row, same in grouped(members, _row).items()}
-        _mark([e for e in found.values() if e.cell.ok], column.higher_is_better)
+        if column.higher_is_better is not None:
+            _mark([e for e in found.values() if e.cell.ok], column.higher_is_better)
         cells |= {(row, column): found[row].cell if row in found else Cell() for row in rows}
     scored = [row for row in rows if any(cells[row, column].ok for column in columns)]
     shared = [

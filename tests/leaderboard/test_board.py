@@ -211,3 +211,13 @@ def test_one_row_and_seed_is_one_checkpoint(make):
     ]
     with pytest.raises(UserError, match=r"pretraining seed 0: .*weights_hash: 'knn'"):
         build(records, "x")
+
+
+def test_a_metric_without_direction_has_no_best(make):
+    records = [
+        make(name, task="geometry", value=value, chance=None, higher_is_better=None)
+        for name, value in (("a", 3.0), ("b", 5.0))
+    ]
+    board = build(records, "x")
+    assert all(cell.mark is None for cell in board.cells.values())
+    assert board.shared == []

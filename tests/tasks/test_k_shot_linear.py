@@ -8,7 +8,8 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sslbench.errors import NotApplicable, UserError
 from sslbench.features import features
 from sslbench.random import Random
-from sslbench.tasks.k_shot_linear import KShotLinear, nested, ridge
+from sslbench.ridge import ridge
+from sslbench.tasks.k_shot_linear import KShotLinear, nested
 from tests.tasks.conftest import balanced, dataset
 
 ALPHAS = np.logspace(-4, 2, 13)

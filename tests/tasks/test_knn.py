@@ -94,6 +94,17 @@ def test_accuracy_is_that_of_scikit_learn(k, names):
     assert found == pytest.approx(reference(k, 0.1, bank, labels).score(asked, truth))
 
 
+def test_the_default_is_the_protocol_s_fixed_setting():
+    random = np.random.default_rng(1)
+    x = random.normal(size=(900, 4)).astype(np.float32)
+    y = random.integers(3, size=900) + (x[:, 0] > 0)
+    expected = reference(20, 0.07, x[:200], y[:200])
+    others = [reference(k, t, x[:200], y[:200]) for k, t in ((19, 0.07), (20, 0.7))]
+    accuracy = [model.score(x[200:], y[200:]) for model in (expected, *others)]
+    assert accuracy[0] not in accuracy[1:]
+    assert knn_accuracy(x[:200], y[:200], x[200:], y[200:]) == pytest.approx(accuracy[0])
+
+
 def test_one_class_is_always_right():
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     assert knn_accuracy(x, np.full(9, 4), x[:2], np.full(2, 4)) == 1

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from sslbench import logistic
-from sslbench.logistic import fit_path
+from sslbench.logistic import deviation, fit_path
 
 PENALTIES = np.logspace(-6, 5, 45)
 
@@ -107,6 +107,14 @@ def test_features_that_repeat_or_outnumber_examples_do_no_harm(copies):
     logits = fit.logits(torch.tensor(repeated)).numpy()
     expected = model.decision_function(standardised(repeated))
     np.testing.assert_allclose(logits, expected, atol=5e-3)
+
+
+def test_a_feature_that_is_constant_to_rounding_is_not_blown_up():
+    x = torch.full((300, 1), 0.1, dtype=torch.float64)
+    assert 0 < x.std(0, correction=0) < 1e-16
+    assert deviation(x) == 1
+    close = torch.tensor([[1e6], [1e6 + 1e-6]], dtype=torch.float64)
+    assert float(deviation(close)) == pytest.approx(5e-7, rel=1e-3)
 
 
 def test_one_class_is_predicted_always():
