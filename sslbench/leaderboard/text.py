@@ -30,7 +30,8 @@ def half(column: Column, cell: Cell) -> str:
 
 def unit(column: Column) -> str:
     """The metric with its unit, and an arrow where lower is better."""
-    return f"{column.metric}{' %' if column.share else ''}{' ↓' if column.higher_is_better is False else ''}"
+    arrow = " ↓" if column.higher_is_better is False else ""
+    return f"{column.metric}{' %' if column.share else ''}{arrow}"
 
 
 def probability(p: float) -> str:
