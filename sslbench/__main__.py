@@ -235,6 +235,8 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         place = out
         for table in tables:
             place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {pair!r}: {table} was given a value before")
         place[last] = parse_value(value.strip())
     return out
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,6 +65,13 @@ class Encoder(nn.Module):
     def variant(self, **changes: Any) -> "Encoder":
         """A freshly initialised encoder with changes in its configuration."""
         return build({**self.config, **changes})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, or the buffers of an encoder without weights."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
 
     @property
     def label(self) -> str:
@@ -153,11 +161,12 @@ def _without_tracking(module: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked.copy_(count)  # type: ignore[operator]
 
 
+@cache
 def colour_statistics(split: Split, most: int = 10_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, in [0, 1], of a split's first `most` images."""
+    """Mean and deviation per channel, in [0, 1], of at most `most` images, evenly spaced."""
     count, first, second = 0.0, torch.zeros(3).double(), torch.zeros(3).double()
-    for start in range(0, min(most, len(split)), 256):
-        batch = split[torch.arange(start, min(start + 256, most, len(split)))]
+    for index in torch.linspace(0, len(split) - 1, min(most, len(split))).long().split(16):
+        batch = split[index]
         if batch.images is None or batch.sizes is None:
             raise NotApplicable("an image encoder needs images")
         values = batch.images.double() / 255  # padding is zero and adds nothing

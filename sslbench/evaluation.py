@@ -58,9 +58,9 @@ def evaluate(
         result = _run(cls(**settings), encoder, data, cell.seed, folder)
         scores = {name: _score(score, groups) for name, score in result.scores.items()}
     except NotApplicable as error:
-        status, reason = "not_applicable", str(error)
+        status, reason, result = "not_applicable", str(error), Result({})
     except Exception as error:  # whatever a task does, the grid goes on
-        status, reason = "failed", failure(error)
+        status, reason, result = "failed", failure(error), Result({})
         log.warning("%s on %s failed: %s", cell.task, data.name, error)
     record = without_result(checkpoint, cell, data, status, reason).model_copy(
         update={
@@ -69,7 +69,7 @@ def evaluate(
             "chance": cls(**settings).chance(data) if status == "ok" else None,
             "selected": dict(result.selected),
             "scores": scores,
-            "provenance": Provenance(**provenance(time.monotonic() - start)),
+            "provenance": Provenance(**provenance(time.monotonic() - start, str(encoder.device))),
         }
     )
     examples = {n: s.examples for n, s in result.scores.items() if s.examples is not None}

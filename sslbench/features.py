@@ -65,23 +65,18 @@ def _key(encoder: Encoder, split: Split) -> str:
 @torch.inference_mode()
 def _layer_names(encoder: Encoder, split: Split) -> list[str]:
     first = split[torch.zeros(1, dtype=torch.long)]
-    return list(encoder.eval().layers(encoder.preprocess(first.to(_device(encoder)))))
-
-
-def _device(encoder: Encoder) -> torch.device:
-    for tensor in [*encoder.parameters(), *encoder.buffers()]:
-        return tensor.device
-    return torch.device("cpu")
+    return list(encoder.eval().layers(encoder.preprocess(first.to(encoder.device))))
 
 
 @torch.inference_mode()
 def _extract(encoder: Encoder, split: Split, names: list[str], last: str) -> dict[str, np.ndarray]:
     """The layers `names` of every example. Raises FloatingPointError where one is not finite."""
     encoder.eval()
+    torch.backends.cudnn.allow_tf32 = False  # cached features must not depend on the device
     arrays: dict[str, np.ndarray] = {}
     for start in range(0, len(split), BATCH):
         index = torch.arange(start, min(start + BATCH, len(split)))
-        inputs = encoder.preprocess(split[index].to(_device(encoder)))
+        inputs = encoder.preprocess(split[index].to(encoder.device))
         outputs = {last: encoder(inputs)} if names == [last] else encoder.layers(inputs)
         for name in names:
             rows = outputs[name].float().cpu().numpy()

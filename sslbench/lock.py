@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sslbench.errors import UserError
@@ -34,9 +34,15 @@ def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     me = json.dumps(
-        {"host": socket.gethostname(), "pid": os.getpid(), "start": _start_time(os.getpid())}
+        {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": _start_time(os.getpid()),
+            "id": uuid.uuid4().hex,
+        }
     )
     while not _create(path, me):
+        judged = _text(path)
         who = _alive(path)
         if who is not None and wait:
             time.sleep(POLL_SECONDS)
@@ -44,11 +50,12 @@ def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
         if who is not None:
             raise UserError(f"{folder}: another process works in it ({who}); wait for it to end")
         aside = path.with_name(f".lock.{uuid.uuid4().hex[:12]}.partial")
-        try:  # whoever renames it has removed it; the loop then races fairly for a new one
+        with suppress(FileNotFoundError):  # whoever renames it has removed it
             path.rename(aside)
+            if _text(aside) != judged:  # somebody's fresh lock: give it back
+                with suppress(FileExistsError):
+                    os.link(aside, path)
             aside.unlink()
-        except FileNotFoundError:
-            continue
     done = threading.Event()
     beat = threading.Thread(target=_refresh, args=(path, done), daemon=True)
     beat.start()
@@ -57,7 +64,15 @@ def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         done.set()
         beat.join()
-        path.unlink(missing_ok=True)
+        if _text(path) == me:
+            path.unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def _create(path: Path, text: str) -> bool:
@@ -72,7 +87,7 @@ def _create(path: Path, text: str) -> bool:
 
 def _refresh(path: Path, done: threading.Event) -> None:
     while not done.wait(HEARTBEAT_SECONDS):
-        if path.exists():
+        with suppress(OSError):  # a hiccup of the file system must not end the heartbeat
             os.utime(path)
 
 

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from sslbench.data.split import Batch
 from sslbench.encoder import Encoder
+from sslbench.errors import suggest
 from sslbench.random import Random
+
+OPTIMIZERS = ("sgd", "lars", "adamw")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,17 @@ class Recipe:
     clip: float | None = None
     sync_bn: bool = True
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                found = f"{name} {getattr(self, name)!r}"
+                raise ValueError(f"{found}; {suggest(getattr(self, name), list(allowed))}")
+        if self.batch_size < 1 or self.epochs < 0 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                "batch_size ≥ 1, epochs ≥ 0 and 0 ≤ warmup < 1 expected, found "
+                f"{self.batch_size}, {self.epochs} and {self.warmup}"
+            )
 
     def override(self, **changes: Any) -> "Recipe":
         """The recipe with changes; a batch size alone scales the learning rate linearly with it."""

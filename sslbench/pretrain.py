@@ -1,12 +1,13 @@
 """The training loop: the only one there is."""
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from sslbench import distributed, optim
 from sslbench.checkpoint import load_state, save_encoder, save_state, weights_hash
 from sslbench.data.split import Batch
 from sslbench.errors import UserError
+from sslbench.geometry import embedding_std, rankme
 from sslbench.lock import exclusive
 from sslbench.method import Method
-from sslbench.metrics import embedding_std, rankme
+from sslbench.provenance import provenance
 from sslbench.random import Random, mix
 from sslbench.storage import write_json, write_text
 
+PRECISIONS = ("float32", "bfloat16", "float16")
 LOOP_VERSION = 1  # raised by whatever in this file can move a number
 COLLAPSED_STD = 0.05  # of normalised embeddings, where 1 is an even spread over the sphere
 COLLAPSED_RANK = 2.0  # RankMe of a batch of embeddings
@@ -106,9 +109,8 @@ def train(
     if distributed.rank():
         return _Run(method, folder, epochs, seed, about, options).finish()
     with exclusive(folder, wait=options.wait):
-        if (outcome := _finished(folder, about)) is not None:
-            return outcome
-        return _Run(method, folder, epochs, seed, about, options).finish()
+        run = _Run(method, folder, epochs, seed, about, options)
+        return run.finished() or run.finish()
 
 
 class _Run:
@@ -144,7 +146,9 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
         self.step, self.seconds = 0, 0.0
         self.order = (-1, torch.empty(0))  # epoch, and the data's order in it
-        self.kept = {max(1, round(share * self.steps)): share for share in options.at}
+        self.kept: dict[int, list[float]] = {}
+        for share in options.at:
+            self.kept.setdefault(max(1, round(share * self.steps)), []).append(share)
         self.log: list[dict[str, Any]] = []
 
     def _optimizer(self) -> Optimizer | None:
@@ -163,8 +167,7 @@ class _Run:
             self.step += 1
             if self.step % self.options.log_steps == 0 or self.step == self.steps:
                 self._write_log(loss, self.seconds + time.monotonic() - clock)
-            if self.step in self.kept:
-                share = self.kept[self.step]
+            for share in self.kept.get(self.step, ()):
                 self._save_encoder(f"encoder-{share:g}", share)
             if self.step < self.steps and self._time_to_save(time.monotonic() - clock):
                 self.seconds += time.monotonic() - clock
@@ -308,6 +311,20 @@ class _Run:
         """What must be equal for a state to be resumed."""
         return json.dumps([self.seed, self.epochs, self.batch_size, self.about], sort_keys=True)
 
+    def finished(self) -> Outcome | None:
+        """The outcome of this run if it has ended. Raises UserError where it was another one."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            identity, outcome = found["identity"], found.get("outcome")
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: damaged; remove the folder to train from the start") from None
+        if identity != self._identity():
+            raise UserError(f"{self.folder}: holds another run; choose another folder")
+        return Outcome(**outcome) if outcome else None
+
     def _resume(self) -> None:
         """Take over an earlier state, and drop what was logged after it."""
         path, step = self.folder / "state.pt", 0
@@ -322,10 +339,13 @@ class _Run:
             self.seconds = state["seconds"]
         if distributed.rank():
             return
+        for leftover in self.folder.glob(".[se]*.partial"):  # of a process killed while writing
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.log = _read_log(self.folder / "log.jsonl", step)
         write_text(self.folder / "log.jsonl", "".join(json.dumps(x) + "\n" for x in self.log))
         if step == 0:
-            write_json(self.folder / "run.json", {"status": "running", "about": self.about})
+            run = {"status": "running", "identity": self._identity(), "about": self.about}
+            write_json(self.folder / "run.json", run)
 
     def _check_weights(self) -> None:
         for name, weight in self.method.named_parameters():
@@ -354,11 +374,15 @@ class _Run:
                 "pretrain_step": self.steps,
                 "pretrain_loss": loss,
                 "pretrain_seconds": round(self.seconds, 2),
+                "pretraining": {
+                    "precision": self.options.precision,
+                    **provenance(self.seconds, self.options.device),
+                },
                 "parameters": sum(p.numel() for p in self.method.encoder.parameters()),
             }
             save_encoder(self.method.encoder, self.folder / "encoder", about)
-            run = {"status": "finished", "about": about, **outcome.__dict__}
-            write_json(self.folder / "run.json", run)
+            run = {"status": "finished", "identity": self._identity(), "about": about}
+            write_json(self.folder / "run.json", run | {"outcome": asdict(outcome)})
         return outcome
 
 
@@ -367,21 +391,6 @@ def _seed(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def _finished(folder: Path, about: dict[str, Any]) -> Outcome | None:
-    """The outcome of a run that has ended here. Raises UserError where it was another run."""
-    path = folder / "run.json"
-    if not path.exists():
-        return None
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        status, before = run.pop("status"), run.pop("about")
-    except (ValueError, KeyError):
-        raise UserError(f"{path}: damaged; remove the folder to train from the start") from None
-    if any(before.get(name) != value for name, value in about.items()):
-        raise UserError(f"{folder}: holds another run; choose another folder")
-    return Outcome(**run) if status == "finished" else None
 
 
 def _read_log(path: Path, step: int) -> list[dict[str, Any]]:

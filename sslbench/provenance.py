@@ -14,12 +14,18 @@ from typing import Any
 from sslbench import registry
 from sslbench.hashing import digest, file_sha256
 
+CODE = ("sslbench", "methods", "tasks", "pyproject.toml")  # what may not differ from the commit
 PACKAGES = ("sslbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
 
 
-@cache
 def _git(*words: str) -> str | None:
-    """Output of a git command in the folder of the code, None outside a checkout."""
+    """Output of a git command in the folder of the code, None outside its own checkout."""
+    tracked = _ask_git("ls-files", "--error-unmatch", Path(__file__).name)
+    return None if tracked is None else _ask_git(*words)
+
+
+@cache
+def _ask_git(*words: str) -> str | None:
     here = Path(__file__).parent
     try:
         done = subprocess.run(
@@ -50,19 +56,20 @@ def code_hash() -> str:
     return digest(sorted(file_sha256(path) for path in set(files)))
 
 
-def provenance(seconds: float) -> dict[str, Any]:
+def provenance(seconds: float, device: str = "cpu") -> dict[str, Any]:
     """The fields of `sslbench.records.Provenance`.
 
     Args:
         seconds: that the work took.
+        device: where it was done.
     """
     import torch
 
     from sslbench import distributed
 
-    status = _git("status", "--porcelain", "--untracked-files=no", ".")
+    status = _git("status", "--porcelain", "--", *(f":/{name}" for name in CODE))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _git("rev-parse", "HEAD"),
@@ -73,7 +80,7 @@ def provenance(seconds: float) -> dict[str, Any]:
             "cuda": torch.version.cuda or "none",
             **{name: version(name) for name in PACKAGES},
         },
-        "hardware": ", ".join(gpus) or _cpu(),
+        "hardware": hardware,
         "threads": torch.get_num_threads(),
         "world_size": distributed.world(),
         "seconds": round(seconds, 3),

@@ -49,6 +49,7 @@ class Checkpoint(_Model):
         name: of the method (or the variant of it in the grid) or of the external checkpoint.
         family: the method's folder, or "external".
         encoder: short label of the encoder's configuration.
+        pretraining: precision and provenance of the training.
         at: share of the pretraining after which the weights were taken, in (0, 1].
     """
 
@@ -70,6 +71,7 @@ class Checkpoint(_Model):
     pretrain_seed: int = 0
     pretrain_loss: float | None = None
     pretrain_seconds: float | None = None
+    pretraining: dict[str, Any] = Field(default_factory=dict)
     at: float = 1.0
 
 

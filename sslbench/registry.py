@@ -184,6 +184,8 @@ def settings(cls: type, given: dict[str, Any]) -> dict[str, Any]:
 def _checked(
     owner: str, known: dict[str, Any], hints: dict[str, Any], given: dict[str, Any]
 ) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise UserError(f"{owner} = {given!r}: expected a table of settings")
     out = {}
     for name, value in given.items():
         if name not in known:

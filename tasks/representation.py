@@ -31,8 +31,7 @@ from sslbench.data.split import Dataset, Split
 from sslbench.encoder import Encoder
 from sslbench.errors import UserError
 from sslbench.features import features
-from sslbench.geometry import alignment, effective_rank, power_law, uniformity
-from sslbench.metrics import rankme
+from sslbench.geometry import alignment, effective_rank, power_law, rankme, uniformity
 from sslbench.random import Random
 from sslbench.task import Result, Score, Task
 

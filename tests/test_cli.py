@@ -183,5 +183,5 @@ def test_two_processes_of_torchrun_train_what_one_does(tmp_path):
     for command, name in ((one, "1"), (two, "2")):
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        losses.append(json.loads((tmp_path / name / "run.json").read_text())["loss"])
+        losses.append(json.loads((tmp_path / name / "run.json").read_text())["outcome"]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

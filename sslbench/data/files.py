@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sslbench.data.split import Batch, ImageArray, Split
 from sslbench.errors import UserError
-from sslbench.hashing import digest
-from sslbench.storage import cache_root
+from sslbench.hashing import digest, file_sha256
+from sslbench.storage import cache_root, write_text
 
 
 def data_root() -> Path:
@@ -54,10 +54,9 @@ class ImageFiles(Split):
         self.root, self.paths, self.labels, self.limit = root, list(paths), labels, limit
         self.workers = workers or int(os.environ.get("SSLBENCH_WORKERS") or _cpus())
         try:
-            sizes = [os.stat(os.path.join(root, path)).st_size for path in self.paths]
+            self.hash = digest(self.paths, _content(root, self.paths), labels, limit)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} is missing") from error
-        self.hash = digest(self.paths, sizes, labels, limit)
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
 
@@ -102,6 +101,23 @@ class ImageFiles(Split):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
+
+
+def _content(root: Path, paths: list[str]) -> str:
+    """Hash of all files' contents; read once, then known by their sizes and times of change.
+
+    What is known lies in the cache, so that a large folder is not read again at every start.
+    """
+    places = [root / path for path in paths]
+    stats = [os.stat(place) for place in places]
+    seen = digest(str(root.resolve()), paths, [[s.st_size, s.st_mtime_ns] for s in stats])
+    known = cache_root() / "contents" / f"{seen}.txt"
+    if known.exists():
+        return known.read_text(encoding="utf-8")
+    with ThreadPoolExecutor(_cpus()) as pool:
+        content = digest(list(pool.map(file_sha256, places)))
+    write_text(known, content)
+    return content
 
 
 def _pixels(image: Image.Image, limit: int) -> np.ndarray:

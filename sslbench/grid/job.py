@@ -61,17 +61,34 @@ class Job:
             folder = self._weights(work.source)
         except Exception as error:  # the reason goes into the records, and the other cells go on
             status: Status = "not_applicable" if isinstance(error, NotApplicable) else "failed"
-            log.exception("%s: pretraining %s", _name(work.source), status)
+            log.exception("%s: pretraining %s", work.source.name, status)
             record_reason(store, work.source, cells, status, failure(error))
             return
         for share in sorted({cell.at for cell in cells}):
-            chosen = folder if share == 1 else folder / f"encoder-{share:g}"
-            encoder, about = load_encoder(chosen)
-            about |= {"name": _name(work.source), "key": work.source.key}
-            encoder.to(self._device())
-            for name in dict.fromkeys(cell.dataset for cell in cells):
-                here = [c for c in cells if c.at == share and c.dataset == name]
-                self._evaluate(store, encoder, Checkpoint(**about), here, load(name))
+            here = [cell for cell in cells if cell.at == share]
+            try:
+                self._share(store, work.source, folder, share, here)
+            except Exception as error:
+                log.exception("%s: evaluation failed", work.source.name)
+                left = [cell for cell in here if not done(store, cell, self.retry_failed)]
+                record_reason(store, work.source, left, "failed", failure(error))
+
+    def _share(
+        self,
+        store: Store,
+        source: Pretraining | External,
+        folder: Path,
+        share: float,
+        cells: list[Evaluation],
+    ) -> None:
+        """All cells of the checkpoint at one share of the pretraining."""
+        along = isinstance(source, Pretraining) and share < 1
+        encoder, about = load_encoder(folder / f"encoder-{share:g}" if along else folder)
+        about |= {"name": source.name, "key": source.key}
+        encoder.to(self._device())
+        for name in dict.fromkeys(cell.dataset for cell in cells):
+            here = [cell for cell in cells if cell.dataset == name]
+            self._evaluate(store, encoder, Checkpoint(**about), here, load(name))
 
     def _evaluate(
         self,
@@ -147,11 +164,8 @@ def record_reason(
     else:
         checkpoint = source.checkpoint()
     for cell in cells:
-        store.put(without_result(checkpoint, cell, load(cell.dataset), status, reason))
-
-
-def _name(source: Pretraining | External) -> str:
-    return source.name
+        partly = checkpoint.model_copy(update={"at": cell.at})
+        store.put(without_result(partly, cell, load(cell.dataset), status, reason))
 
 
 def _logged(name: str) -> Any:

@@ -12,10 +12,11 @@ from sslbench.data import load
 from sslbench.data.split import Dataset
 from sslbench.encoder import build, label
 from sslbench.errors import NotApplicable, UserError, suggest
+from sslbench.features import EXTRACTOR_VERSION
 from sslbench.grid.config import Grid, line_of
 from sslbench.hashing import digest
 from sslbench.method import Method, Recipe
-from sslbench.pretrain import LOOP_VERSION
+from sslbench.pretrain import LOOP_VERSION, PRECISIONS
 from sslbench.random import mix
 from sslbench.records import Checkpoint
 
@@ -136,7 +137,7 @@ class Evaluation:
     @cached_property
     def key(self) -> str:
         """Hash of everything that determines the scores."""
-        return digest(asdict(self))
+        return digest(asdict(self), EXTRACTOR_VERSION)
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,10 @@ def plan(grid: Grid, path: Path) -> list[Work]:
     datasets = {name: load(name) for name in grid.evaluate.datasets}
     out = []
 
-    def evaluations(key: str, shares: tuple[float, ...]) -> list[Evaluation]:
+    def evaluations(key: str, *shares: float) -> list[Evaluation]:
         return [
             Evaluation(key, at, *protocol, name, data.hash, seed)
-            for at in (*shares, 1.0)
+            for at in shares
             for protocol in protocols
             for name, data in datasets.items()
             for seed in grid.evaluate.seeds
@@ -181,12 +182,12 @@ def plan(grid: Grid, path: Path) -> list[Work]:
 
     protocols = [_protocol(grid, name, of, path) for name, of in tasks.items()]
     for run in _pretrainings(grid, path):
-        out.append(Work(run, evaluations(run.key, run.at)))
+        out.append(Work(run, evaluations(run.key, *run.at, 1.0)))
     for table in grid.checkpoint:
         folder = path.parent / table.path
         _, about = load_encoder(folder)
-        key = about.get("key") or digest(about["weights_hash"])
-        out.append(Work(External(table.name, str(folder), key), evaluations(key, ())))
+        source = External(table.name, str(folder), digest(table.name, about["weights_hash"]))
+        out.append(Work(source, evaluations(source.key, about["at"])))
     return out
 
 
@@ -214,7 +215,10 @@ def _rows(grid: Grid, kind: str, names: list[str], path: Path) -> dict[str, str]
 def _override(grid: Grid, name: str, of: str) -> dict[str, Any]:
     """Settings of a row: its method's or task's, then its own."""
     merged = dict(grid.override.get(of, {})) if of != name else {}
-    merged |= grid.override.get(name, {})
+    for key, value in grid.override.get(name, {}).items():
+        base = merged.get(key)
+        both = isinstance(base, dict) and isinstance(value, dict) and key != "encoder"
+        merged[key] = {**base, **value} if both else value  # type: ignore[dict-item]
     return {key: value for key, value in merged.items() if key != "of"}
 
 
@@ -290,8 +294,14 @@ def pretraining(
     entry, cls = registry.entry("methods", method), registry.method(method)
     given = dict(given)
     changes = given.pop("recipe", {})
+    if not isinstance(changes, dict):
+        raise UserError(f"{method}.recipe = {changes!r}: expected a table of its settings")
     checked = registry.override(cls.recipe, changes, f"{method}.recipe")
     recipe = cls.recipe.override(**{key: getattr(checked, key) for key in changes})
+    if recipe.batch_size > len(data["train"]):
+        recipe = recipe.override(batch_size=len(data["train"]))
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r}; {suggest(precision, list(PRECISIONS))}")
     bad = [share for share in at if not 0 < share < 1]
     if bad:
         raise UserError(f"checkpoints are shares of the training between 0 and 1, found {bad}")

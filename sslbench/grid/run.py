@@ -138,8 +138,11 @@ def _submit(
         gpus_per_node=resources.gpus,
     )
     most = parallel or max(1, (os.cpu_count() or 1) // resources.cpus)
+    if resources.gpus and parallel is None:
+        most = 1  # local jobs all see the same first GPUs
     waiting = list(jobs)
     running: list[Any] = []
+    broken: list[str] = []
     tick()
     try:
         while waiting or running:
@@ -149,18 +152,21 @@ def _submit(
                 running[0].result()
             ended = [job for job in running if job.done()]
             running = [job for job in running if job not in ended]
-            for job in ended:
-                _raise_if_broken(job)
+            broken += [reason for job in ended if (reason := _broken(job)) is not None]
             tick()
             if not ended:
                 time.sleep(POLL_SECONDS)
     finally:
         for job in running:
             job.cancel()
+    if broken:
+        raise UserError(f"{len(broken)} jobs died, run again to go on: {'; '.join(broken)}")
 
 
-def _raise_if_broken(job: Any) -> None:
-    """A job ends well even where its cells fail; if it did not, the machinery is at fault."""
+def _broken(job: Any) -> str | None:
+    """Why a job died; one ends well even where its cells fail."""
     error = job.exception()
-    if error is not None:
-        raise UserError(f"job {job.job_id} broke: {error}; its log is {job.paths.stderr}")
+    if error is None:
+        return None
+    last = str(error).strip().splitlines()[-1:]
+    return f"job {job.job_id} ({' '.join(last)}; log {job.paths.stderr})"

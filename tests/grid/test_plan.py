@@ -45,12 +45,31 @@ def test_a_setting_changes_the_key_of_its_method_only(planned):
 
 def test_a_variant_is_a_row_of_its_own(planned):
     text = GOOD.replace('["untrained"]', '["simclr"]')
-    text += '[override.simclr-hot]\nof = "simclr"\nrecipe = { lr = 0.5 }\ntemperature = 1.0\n'
+    text += '[override.simclr-hot]\nof = "simclr"\nrecipe = { lr = 0.5, batch_size = 256 }\ntemperature = 1.0\n'
     rows = {w.source.name: w.source for w in planned(text)}
     assert rows["simclr"].settings["temperature"] == 0.2
     assert rows["simclr-hot"].settings["temperature"] == 1.0
     assert rows["simclr-hot"].recipe["lr"] == 0.5
     assert rows["simclr-hot"].method == "simclr"
+
+
+def test_a_variant_keeps_what_it_does_not_change(planned):
+    text = GOOD.replace('["untrained"]', '["simclr"]').replace(
+        "temperature = 0.2",
+        'recipe = { optimizer = "sgd", lr = 0.1, batch_size = 64 }\naugmentation = { blur_p = 0.0 }',
+    )
+    text += '[override.hot]\nof = "simclr"\nrecipe = { lr = 0.5 }\naugmentation = { hue = 0.0 }\n'
+    hot = next(w.source for w in planned(text) if w.source.name == "hot")
+    assert (hot.recipe["optimizer"], hot.recipe["lr"]) == ("sgd", 0.5)
+    assert hot.recipe["batch_size"] == 64
+    assert (hot.settings["augmentation"]["blur_p"], hot.settings["augmentation"]["hue"]) == (0, 0)
+
+
+def test_the_recipe_on_record_is_the_one_in_force(planned):
+    """A batch larger than the data becomes the data's size, and the learning rate scales along."""
+    run = planned(GOOD.replace('["untrained"]', '["simclr"]'))[0].source
+    assert run.recipe["batch_size"] == 1258
+    assert run.recipe["lr"] == pytest.approx(4.8 * 1258 / 4096)
 
 
 def test_a_batch_size_scales_the_learning_rate_unless_both_are_given(planned):
@@ -59,7 +78,7 @@ def test_a_batch_size_scales_the_learning_rate_unless_both_are_given(planned):
     def lr(settings):
         return planned(text.replace("temperature = 0.2", settings))[0].source.recipe["lr"]
 
-    assert lr("recipe = { batch_size = 256 }") == pytest.approx(lr("") * 256 / 4096)
+    assert lr("recipe = { batch_size = 256 }") == pytest.approx(4.8 * 256 / 4096)
     assert lr("recipe = { batch_size = 256, lr = 0.7 }") == 0.7
 
 
@@ -87,6 +106,11 @@ def test_a_wrong_name_gets_its_line(planned, old, new, message):
         ("temperture = 1.0", "line 14: .*no setting 'temperture'; did you mean 'temperature'"),
         ('temperature = "hot"', "temperature = 'hot': expected float, found str"),
         ("recipe = { lrr = 1 }", "no setting 'lrr'; did you mean 'lr'"),
+        ('recipe = { optimizer = "adam" }', "optimizer 'adam'; did you mean 'adamw'"),
+        ('recipe = { schedule = "linear" }', "schedule 'linear'; allowed: constant, cosine"),
+        ("recipe = { batch_size = 0 }", "batch_size ≥ 1"),
+        ("recipe = 5", "recipe = 5: expected a table"),
+        ("augmentation = { blur_p = 2.0 }", "blur_p"),
         ("epochs = 0", "epochs = 0"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,59 @@ def test_a_failing_pretraining_leaves_its_reason_in_each_of_its_cells(grid, tmp_
     assert reasons["untrained"] is None
 
 
+def test_a_job_that_dies_does_not_take_the_others_along(grid, tmp_path, monkeypatch):
+    (tmp_path / "plugins" / "tasks").mkdir(parents=True)
+    dies = BROKEN.replace("from sslbench.task", "import os\n\nfrom sslbench.task").replace(
+        'raise RuntimeError("on purpose")',
+        'os.kill(os.getpid(), 9 if encoder.config.get("width") == 5 else 0)\n        return None',
+    )
+    (tmp_path / "plugins" / "tasks" / "broken.py").write_text(dies)
+    monkeypatch.setenv("SSLBENCH_PLUGINS", str(tmp_path / "plugins"))
+    text = GRID.replace('"untrained", "simclr"', '"untrained"').replace(
+        '"representation"', '"broken"'
+    )
+    text = text.replace("[{ name", '[{ name = "resnet18", width = 5, image_size = 8 }, { name')
+    config, path, work = grid(text)
+    with pytest.raises(UserError, match="1 jobs died, run again to go on"):
+        execute(config, path, work, tmp_path / "run", executor="local", parallel=1)
+    found = [r.checkpoint.encoder_config["width"] for r in Store(tmp_path / "run" / "records")]
+    assert sorted(found) == [4, 4, 5]
+
+
+def test_a_damaged_checkpoint_becomes_a_failure_record(grid, tmp_path):
+    config, path, work = grid()
+    execute(config, path, work, tmp_path / "run", executor="debug")
+    run = next(item.source for item in work if item.source.name == "simclr")
+    weights = checkpoint_folder(tmp_path / "run", run) / "encoder" / "encoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    shutil.rmtree(tmp_path / "run" / "records")
+    execute(config, path, work, tmp_path / "run", executor="debug")
+    found = list(Store(tmp_path / "run" / "records"))
+    failed = [r for r in found if r.status == "failed"]
+    assert len(found) == 6
+    assert {(r.checkpoint.name, r.checkpoint.at) for r in failed} == {("simclr", 1.0)}
+    assert all("damaged checkpoint" in r.reason for r in failed)
+
+
+def test_checkpoints_along_one_run_are_different_checkpoints_elsewhere(grid, tmp_path):
+    config, path, work = grid()
+    execute(config, path, work, tmp_path / "run", executor="debug")
+    run = next(item.source for item in work if item.source.name == "simclr")
+    folder = checkpoint_folder(tmp_path / "run", run)
+    text = 'name = "other"\n[evaluate]\ntasks = ["knn"]\ndatasets = ["digits"]\n'
+    for name in ("encoder", "encoder-0.5"):
+        text += f'[[checkpoint]]\nname = "{name}"\npath = "{folder / name}"\n'
+    config, path, work = grid(text)
+    execute(config, path, work, tmp_path / "other", executor="debug")
+    found = {r.checkpoint.name: r for r in Store(tmp_path / "other" / "records")}
+    assert {name: r.checkpoint.at for name, r in found.items()} == {
+        "encoder": 1,
+        "encoder-0.5": 0.5,
+    }
+    hashes = {r.checkpoint.weights_hash for r in found.values()}
+    assert len(hashes) == 2
+
+
 def test_two_runs_in_one_folder_are_refused(grid, tmp_path):
     from sslbench.lock import exclusive
 
@@ -188,8 +242,8 @@ def test_kill_nine_of_pretraining_at_random_steps_changes_nothing(tmp_path, kill
 
     assert kill_and_resume([*base, str(tmp_path / "killed")], environment, saved_a_step, kills) > 0
     whole, killed = (json.loads(_text(tmp_path / n / "run.json")) for n in ("whole", "killed"))
-    assert whole["weights_hash"] == killed["weights_hash"]
-    assert whole["loss"] == killed["loss"]
+    assert whole["outcome"]["weights_hash"] == killed["outcome"]["weights_hash"]
+    assert whole["outcome"]["loss"] == killed["outcome"]["loss"]
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
