@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sslbench.data.feed import Examples
 from sslbench.data.split import Batch
 from sslbench.encoder import Encoder
 from sslbench.errors import suggest
@@ -66,14 +67,6 @@ class Recipe:
         if "batch_size" in changes and "lr" not in changes:
             changes["lr"] = self.lr * changes["batch_size"] / self.batch_size
         return replace(self, **changes)
-
-
-class Examples(Protocol):
-    """What the training loop draws from: a Split, or rows that a method packed itself."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Tensor, /) -> Batch: ...
 
 
 class Method(nn.Module, ABC):

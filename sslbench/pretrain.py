@@ -3,9 +3,7 @@
 import json
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,23 +15,18 @@ from torch.optim import Optimizer
 
 from sslbench import distributed, optim
 from sslbench.checkpoint import load_state, save_encoder, save_state, weights_hash
+from sslbench.data.feed import Feed
 from sslbench.data.split import Batch
 from sslbench.errors import UserError
-from sslbench.geometry import embedding_std, rankme
 from sslbench.lock import exclusive
 from sslbench.method import Method
+from sslbench.monitor import read_log, spread
 from sslbench.provenance import provenance
 from sslbench.random import Random, mix
 from sslbench.storage import write_json, write_text
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOOP_VERSION = 1  # raised by whatever in this file can move a number
-COLLAPSED_STD = 0.05  # of normalised embeddings, where 1 is an even spread over the sphere
-COLLAPSED_RANK = 2.0  # RankMe of a batch of embeddings
-
-
-class CollapseWarning(UserWarning):
-    """The embeddings of a batch have (nearly) become one point or one direction."""
 
 
 @dataclass(frozen=True)
@@ -137,15 +130,14 @@ class _Run:
         world = distributed.world()
         if self.batch_size % world:
             raise UserError(f"batch size {self.batch_size} is not divisible by {world} processes")
-        self.epoch_steps = len(method.data) // self.batch_size
-        self.steps = method.phases * epochs * self.epoch_steps
+        self.feed = Feed(method.data, self.batch_size, seed)
+        self.steps = method.phases * epochs * self.feed.epoch_steps
         self.method = method.to(self.device)
         if self.recipe.sync_bn:
             distributed.synchronise_batch_norm(self.method)
         self.optimizer = self._optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
         self.step, self.seconds = 0, 0.0
-        self.order = (-1, torch.empty(0))  # epoch, and the data's order in it
         self.kept: dict[int, list[float]] = {}
         for share in options.at:
             self.kept.setdefault(max(1, round(share * self.steps)), []).append(share)
@@ -160,10 +152,10 @@ class _Run:
         self._resume()
         self.method.train()
         clock, loss = time.monotonic(), torch.zeros((), device=self.device)
-        for batch, places in self._batches():
-            if self.step % self.epoch_steps == 0:
-                self.method.before_epoch(self.step // self.epoch_steps)
-            loss = self._train_step(batch, places)
+        for batch in self.feed.batches(self.step, self.steps):
+            if self.step % self.feed.epoch_steps == 0:
+                self.method.before_epoch(self.step // self.feed.epoch_steps)
+            loss = self._train_step(batch)
             self.step += 1
             if self.step % self.options.log_steps == 0 or self.step == self.steps:
                 self._write_log(loss, self.seconds + time.monotonic() - clock)
@@ -180,12 +172,12 @@ class _Run:
 
     # ------------------------------------------------------------------ one step
 
-    def _train_step(self, batch: Batch, places: Tensor) -> Tensor:
+    def _train_step(self, batch: Batch) -> Tensor:
         method, progress = self.method, self.step / self.steps
         # Dropout and its like draw from the global generator: seed it by step, per process.
         _seed(self.device, mix(self.seed, self.step, distributed.rank()))
         with torch.no_grad():
-            random = Random(self.seed, self.step, places.to(self.device), self.batch_size)
+            random = Random(self.seed, self.step, self.feed.places.to(self.device), self.batch_size)
             views = method.views(batch.to(self.device), random)
         with self._autocast():
             loss = method.loss(views, progress)
@@ -221,27 +213,6 @@ class _Run:
     def _groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups if self.optimizer else []
 
-    # ------------------------------------------------------------------ data
-
-    def _batches(self) -> Iterator[tuple[Batch, Tensor]]:
-        """This process's part of each remaining global batch, read one step ahead."""
-        local = self.batch_size // distributed.world()
-        places = torch.arange(local) + distributed.rank() * local
-        with ThreadPoolExecutor(1) as pool:
-            coming = None
-            for step in range(self.step, self.steps):
-                batch = coming.result() if coming else self._read(step, places)
-                if step + 1 < self.steps:
-                    coming = pool.submit(self._read, step + 1, places)
-                yield batch, places
-
-    def _read(self, step: int, places: Tensor) -> Batch:
-        epoch, position = divmod(step, self.epoch_steps)
-        if self.order[0] != epoch:
-            random = Random(mix(self.seed, 0xDA7A), epoch, torch.zeros(1), 1)
-            self.order = (epoch, random.permutation(len(self.method.data))[0])
-        return self.method.data[self.order[1][position * self.batch_size + places]]
-
     # ------------------------------------------------------------------ what is written
 
     def _write_log(self, loss: Tensor, seconds: float) -> None:
@@ -249,16 +220,16 @@ class _Run:
         mean_loss = float(distributed.total(loss.float().clone()) / distributed.world())
         line: dict[str, Any] = {
             "step": self.step,
-            "epoch": round(self.step / self.epoch_steps, 4),
+            "epoch": round(self.step / self.feed.epoch_steps, 4),
             "loss": mean_loss,
             "lr": max(group["lr"] for group in self._groups()) if self.optimizer else 0.0,
         }
         logged, self.method.logged = self.method.logged, {}
         embedding = logged.pop("embedding", None)
         if embedding is not None:
-            line |= self._monitor(distributed.gather(embedding.float()))
+            line |= spread(distributed.gather(embedding.float()), self.step)
         line |= {name: float(value) for name, value in logged.items()}
-        every = self.options.online_epochs * self.epoch_steps
+        every = self.options.online_epochs * self.feed.epoch_steps
         if self.options.online and every and self.step % every < self.options.log_steps:
             line |= self.options.online(self.method.encoder)
             self.method.train()
@@ -272,18 +243,6 @@ class _Run:
                 file.write(json.dumps(line) + "\n")
             if self.options.progress:
                 self.options.progress(self.step, self.steps, line)
-
-    def _monitor(self, embedding: Tensor) -> dict[str, float]:
-        """Spread and rank of a batch of embeddings, with a warning where they collapsed."""
-        std, rank = embedding_std(embedding), rankme(embedding[:1024])
-        if std < COLLAPSED_STD or rank < COLLAPSED_RANK:
-            warnings.warn(
-                f"step {self.step}: the embeddings collapse: standard deviation {std:.4f} of 1, "
-                f"RankMe {rank:.2f} of {min(embedding.shape)}",
-                CollapseWarning,
-                stacklevel=2,
-            )
-        return {"embedding_std": std, "rankme": rank}
 
     def _time_to_save(self, seconds: float) -> bool:
         due = seconds >= self.options.save_seconds
@@ -341,7 +300,7 @@ class _Run:
             return
         for leftover in self.folder.glob(".[se]*.partial"):  # of a process killed while writing
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self.log = _read_log(self.folder / "log.jsonl", step)
+        self.log = read_log(self.folder / "log.jsonl", step)
         write_text(self.folder / "log.jsonl", "".join(json.dumps(x) + "\n" for x in self.log))
         if step == 0:
             run = {"status": "running", "identity": self._identity(), "about": self.about}
@@ -391,18 +350,3 @@ def _seed(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def _read_log(path: Path, step: int) -> list[dict[str, Any]]:
-    """The whole lines up to `step`; a killed process may have left half a line at the end."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if line["step"] <= step:
-            lines.append(line)
-    return lines

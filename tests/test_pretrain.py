@@ -16,7 +16,8 @@ from sslbench.data.split import Batch
 from sslbench.errors import UserError
 from sslbench.lock import exclusive
 from sslbench.method import Method, Recipe
-from sslbench.pretrain import CollapseWarning, Options, Outcome, train
+from sslbench.monitor import CollapseWarning
+from sslbench.pretrain import Options, Outcome, train
 from sslbench.random import Random
 from tests.conftest import run_processes, tiny_images, tiny_resnet
 

@@ -45,7 +45,8 @@ def test_a_setting_changes_the_key_of_its_method_only(planned):
 
 def test_a_variant_is_a_row_of_its_own(planned):
     text = GOOD.replace('["untrained"]', '["simclr"]')
-    text += '[override.simclr-hot]\nof = "simclr"\nrecipe = { lr = 0.5, batch_size = 256 }\ntemperature = 1.0\n'
+    text += '[override.simclr-hot]\nof = "simclr"\ntemperature = 1.0\n'
+    text += "recipe = { lr = 0.5, batch_size = 256 }\n"
     rows = {w.source.name: w.source for w in planned(text)}
     assert rows["simclr"].settings["temperature"] == 0.2
     assert rows["simclr-hot"].settings["temperature"] == 1.0
@@ -56,7 +57,7 @@ def test_a_variant_is_a_row_of_its_own(planned):
 def test_a_variant_keeps_what_it_does_not_change(planned):
     text = GOOD.replace('["untrained"]', '["simclr"]').replace(
         "temperature = 0.2",
-        'recipe = { optimizer = "sgd", lr = 0.1, batch_size = 64 }\naugmentation = { blur_p = 0.0 }',
+        'augmentation.blur_p = 0.0\nrecipe = { optimizer = "sgd", lr = 0.1, batch_size = 64 }',
     )
     text += '[override.hot]\nof = "simclr"\nrecipe = { lr = 0.5 }\naugmentation = { hue = 0.0 }\n'
     hot = next(w.source for w in planned(text) if w.source.name == "hot")

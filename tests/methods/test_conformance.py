@@ -24,7 +24,8 @@ from sslbench.data.augment import Augmentation
 from sslbench.data.split import ImageArray
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
-from sslbench.pretrain import CollapseWarning, Options, train
+from sslbench.monitor import CollapseWarning
+from sslbench.pretrain import Options, train
 from sslbench.random import Random
 from tests.conftest import run_processes, tiny_images, tiny_resnet, tiny_vit
 
