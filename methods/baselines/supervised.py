@@ -6,6 +6,10 @@ whose recipe for CIFAR-10 (section 4.2) are the defaults: 64,000 steps of 128 im
 Differs from the paper: the learning rate falls along a cosine instead of in two steps; crops of
 more than (28/32)² of the area, at any size of image, take the place of crops of an image padded by
 4 of 32 pixels.
+
+Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
+last layer), gain over `untrained` of the same encoder: kNN +.323 [.276, .370], linear +.279 [.240,
+.319] to .563 and .563.
 """
 
 import torch.nn.functional as F

@@ -5,6 +5,12 @@ arXiv:2006.07733.
 
 Defaults: section 3.2, and appendix B for the two distributions of views (ResNet-50 on ImageNet,
 1000 epochs). No difference from the paper is known.
+
+Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
+last layer), gain over `untrained` of the same encoder: kNN +.050 [.000, .100], linear +.021 [−.019,
+.061] to .289 and .304, below `pixels` (.371, .377): in 540 steps it hardly learns. RankMe of its
+projections is 2 to 4 of 128; teacher momentum .9 and .98 were worse (kNN .24 and .29 after 6
+epochs, 1 seed), .99 and .996 equal (.31 after 10).
 """
 
 import math

@@ -8,6 +8,10 @@ Scaling: that of the paper's algorithm 1, to which the weights 25, 25, 1 belong.
 invariance is a mean over dimensions, whereas equation 5 sums over them. The authors' code also
 halves the variance term: variance=12.5 gives theirs.
 Differs from the paper: the learning rate falls to 0 instead of 0.002.
+
+Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
+last layer), gain over `untrained` of the same encoder: kNN +.136 [.087, .184], linear +.113 [.088,
+.138] to .375 and .397, as good as `pixels`.
 """
 
 import torch.nn.functional as F

@@ -7,6 +7,10 @@ Defaults: section 4 and table 8 (ViT-L on ImageNet, 800 epochs).
 Differs from the paper: the encoder keeps its own initialisation and its learned position
 embedding (the decoder's is fixed, sine and cosine); the class token, where the encoder has one,
 takes part in the encoder only, so that averaged patches are the representation to evaluate.
+
+Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
+last layer), gain over `untrained-vit` of the same encoder: kNN +.080 [.056, .103], linear +.096
+[.066, .126] to .353 and .469; above `pixels` in the linear probe only.
 """
 
 import torch
