@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -165,7 +166,7 @@ class Store:
         if before is not None and before.status == "ok":
             if record.status != "ok":
                 return before
-            if before.scores != record.scores:
+            if not agree(before, record):
                 raise UserError(
                     f"{path}: computed again with other scores: {_values(before)}, now "
                     f"{_values(record)}; the first record was kept"
@@ -195,6 +196,18 @@ class Store:
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self.folder.glob("??/*.json")):
             yield read_record(path)
+
+
+def agree(first: Record, second: Record) -> bool:
+    """Whether two completions of a cell have the same scores.
+
+    Up to 1e-6, relative: sums depend in their last digits on threads, batch sizes and hardware.
+    """
+    return first.scores.keys() == second.scores.keys() and all(
+        score.n == second.scores[name].n
+        and math.isclose(score.value, second.scores[name].value, rel_tol=1e-6, abs_tol=1e-9)
+        for name, score in first.scores.items()
+    )
 
 
 def pack(array: np.ndarray) -> str:

@@ -51,6 +51,7 @@ def test_a_second_completion_must_agree_and_is_counted(tmp_path):
     with pytest.raises(UserError, match=r"other scores: top1 0\.5, now top1 0\.6"):
         store.put(record(value=0.6))
     assert store.get("ab12").scores["top1"].value == 0.5
+    assert store.put(record(value=0.5 + 1e-12)).completions == 3  # other threads, other last digits
     assert store.put(record(status="failed", reason="later")).status == "ok"
 
 

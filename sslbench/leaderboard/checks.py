@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from sslbench.errors import UserError
-from sslbench.records import Record
+from sslbench.records import Record, agree
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -46,7 +46,7 @@ def unique(records: Iterable[Record]) -> list[Record]:
     for key, same in sorted(grouped(records, attrgetter("key")).items()):
         done = [record for record in same if record.status == "ok"]
         for other in done[1:]:
-            if other.scores != done[0].scores:
+            if not agree(done[0], other):
                 raise UserError(
                     f"two records of {_name(other)} (key {key}) have different scores: "
                     f"{_scores(done[0])}; {_scores(other)}; remove the wrong one"

@@ -273,7 +273,7 @@ def assert_same(a: typing.Any, b: typing.Any, where: str) -> None:
         assert a == b, where
 
 
-@pytest.mark.filterwarnings("ignore::sslbench.pretrain.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::sslbench.monitor.CollapseWarning")
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize(("device", "precision"), PRECISIONS)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(name, device, precision, tmp_path):
