@@ -48,7 +48,7 @@ pages: $(VENV)/.installed
 # The pictures of the pages in leaderboards/, with Debian's chromium.
 pictures: pages
 	@for page in $(wildcard leaderboards/*/index.html); do \
-	  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1400,1180 \
+	  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1400,1320 \
 	    --screenshot=$$(dirname $$page)/leaderboard.png file://$(CURDIR)/$$page || exit 1; \
 	done
 

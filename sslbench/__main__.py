@@ -118,7 +118,8 @@ def pretrain(
             run, out, online=online, save_seconds=save_seconds, cpus=cpus, report=report
         )
     loss = "no loss" if outcome.loss is None else f"loss {outcome.loss:.4f}"
-    print(f"{out}: {outcome.steps} steps, {loss}, weights {outcome.weights_hash}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{out}: {outcome.steps} steps, {loss}, weights {outcome.weights_hash}")
 
 
 @app.command(epilog="Example: sslbench evaluate runs/simclr-digits --task knn --task linear_probe")

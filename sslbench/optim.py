@@ -112,19 +112,13 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimiser over the module's trainable parameters.
-
-    Raises:
-        ValueError: an unknown optimiser.
-    """
+    """The recipe's optimiser over the module's trainable parameters."""
     groups = parameter_groups(module, recipe)
     if recipe.optimizer == "sgd":
         return SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
     if recipe.optimizer == "lars":
         return LARS(groups, lr=recipe.lr, momentum=recipe.momentum)
-    if recipe.optimizer == "adamw":
-        return AdamW(groups, lr=recipe.lr, betas=recipe.betas)
-    raise ValueError(f"optimizer {recipe.optimizer!r}; allowed: sgd, lars, adamw")
+    return AdamW(groups, lr=recipe.lr, betas=recipe.betas)
 
 
 def rate(recipe: Recipe, schedule: str, progress: float) -> float:

@@ -173,8 +173,7 @@ def test_debug_shows_the_traceback():
 
 def test_two_processes_of_torchrun_train_what_one_does(tmp_path):
     words = ["-m", "sslbench", "pretrain", "simclr", "--dataset", "digits", "--encoder",
-             "resnet18(width=4)", "--epochs", "1", "--cpus", "1", "--set", "recipe.batch_size=128",
-             "--out"]  # fmt: skip
+             "resnet18(width=4)", "--epochs", "3", "--cpus", "1", "--out"]  # fmt: skip
     one = [sys.executable, *words, str(tmp_path / "1")]
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
            "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *words,
@@ -183,5 +182,9 @@ def test_two_processes_of_torchrun_train_what_one_does(tmp_path):
     for command, name in ((one, "1"), (two, "2")):
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        losses.append(json.loads((tmp_path / name / "run.json").read_text())["outcome"]["loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        assert len(done.stdout.splitlines()) == 1
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        assert run["about"]["pretraining"]["world_size"] == int(name)
+        losses.append(run["outcome"]["loss"])
+    # In float32 rounding grows with every step; the conformance suite compares in float64.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
