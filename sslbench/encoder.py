@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sslbench.data.image_ops import resize, sobel
 from sslbench.data.split import Batch, Split
 from sslbench.errors import NotApplicable, UserError
 
@@ -83,7 +84,8 @@ class ImageEncoder(Encoder):
     """What image backbones share: the input size and the normalisation of colours.
 
     Args:
-        config: "image_size", and "mean" and "std" per channel in [0, 1].
+        config: "image_size", "mean" and "std" per channel in [0, 1], and "sobel" where the encoder
+            sees gradients instead of colours.
     """
 
     mean: Tensor
@@ -99,14 +101,17 @@ class ImageEncoder(Encoder):
 
     def preprocess(self, batch: Batch) -> Tensor:
         """(B, 3, S, S) in [0, 1]: shorter side to S, centre crop."""
-        from sslbench.data.image_ops import resize
-
-        if batch.images is None or batch.sizes is None:
+        if batch.images is None:
             raise NotApplicable(f"{self.label} needs images")
-        return resize(batch.images, batch.sizes, self.image_size)
+        return resize(batch.images, self.image_size).to(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] → zero mean and unit variance per channel of the pretraining data."""
+        """Images in [0, 1] → zero mean and unit variance per channel of the pretraining data.
+
+        Gradients are mapped to [−1, 1] instead.
+        """
+        if self.config.get("sobel"):
+            return 2 * sobel(images) - 1
         return (images - self.mean) / self.std
 
 
@@ -164,15 +169,16 @@ def _without_tracking(module: nn.Module) -> Iterator[None]:
 @cache
 def colour_statistics(split: Split, most: int = 10_000) -> tuple[list[float], list[float]]:
     """Mean and deviation per channel, in [0, 1], of at most `most` images, evenly spaced."""
-    count, first, second = 0.0, torch.zeros(3).double(), torch.zeros(3).double()
+    count, first, second = 0, torch.zeros(3).double(), torch.zeros(3).double()
     for index in torch.linspace(0, len(split) - 1, min(most, len(split))).long().split(16):
-        batch = split[index]
-        if batch.images is None or batch.sizes is None:
+        images = split[index].images
+        if images is None:
             raise NotApplicable("an image encoder needs images")
-        values = batch.images.double() / 255  # padding is zero and adds nothing
-        count += float(batch.sizes.prod(1).sum())
-        first += values.sum((0, 2, 3))
-        second += values.square().sum((0, 2, 3))
+        for image in images:
+            values = image.flatten(1).double() / 255
+            count += values.shape[1]
+            first += values.sum(1)
+            second += values.square().sum(1)
     mean = first / count
     std = (second / count - mean.square()).clamp_min(1e-8).sqrt()
     return [round(v, 6) for v in mean.tolist()], [round(v, 6) for v in std.tolist()]
@@ -182,7 +188,8 @@ def build(config: dict[str, Any], data: Split | None = None) -> Encoder:
     """An encoder from its configuration, initialised from torch's global generator.
 
     Args:
-        config: "name" of the backbone and its settings; "image_size" is required for images.
+        config: "name" of the backbone and its settings; "image_size" is required for images, and
+            "sobel" = true makes any encoder of images see gradients.
         data: where "mean" and "std" come from if the configuration has none.
 
     Raises:
@@ -198,7 +205,8 @@ def build(config: dict[str, Any], data: Split | None = None) -> Encoder:
             raise UserError(f"encoder {config['name']}: no data to take mean and std from")
         config["mean"], config["std"] = colour_statistics(data)
     make = constructor(config["name"])
-    settings = {k: v for k, v in config.items() if k not in ("name", "image_size", "mean", "std")}
+    common = ("name", "image_size", "mean", "std", "sobel")
+    settings = {k: v for k, v in config.items() if k not in common}
     try:
         return make(config, **settings)
     except TypeError as error:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sslbench.checkpoint import weights_hash
+from sslbench.data.feed import read_ahead
 from sslbench.data.split import Joined, Split
 from sslbench.encoder import Encoder
 from sslbench.hashing import digest, file_sha256
@@ -74,15 +75,15 @@ def _extract(encoder: Encoder, split: Split, names: list[str], last: str) -> dic
     encoder.eval()
     torch.backends.cudnn.allow_tf32 = False  # cached features must not depend on the device
     arrays: dict[str, np.ndarray] = {}
-    for start in range(0, len(split), BATCH):
-        index = torch.arange(start, min(start + BATCH, len(split)))
-        inputs = encoder.preprocess(split[index].to(encoder.device))
+    parts = torch.arange(len(split)).split(BATCH)
+    for index, batch in zip(parts, read_ahead(split.__getitem__, parts), strict=True):
+        inputs = encoder.preprocess(batch.to(encoder.device))
         outputs = {last: encoder(inputs)} if names == [last] else encoder.layers(inputs)
         for name in names:
             rows = outputs[name].float().cpu().numpy()
             if name not in arrays:
                 arrays[name] = np.empty((len(split), rows.shape[1]), np.float32)
-            arrays[name][start : start + len(rows)] = rows
+            arrays[name][index.numpy()] = rows
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise FloatingPointError(f"{encoder.label}: features of layer {name} are not finite")

@@ -74,3 +74,14 @@ def uniformity(features: Tensor) -> float:
     length = product.diagonal()
     kernel = (-2 * (length[:, None] + length - 2 * product)).exp().fill_diagonal_(0)
     return float((kernel.sum() / (len(z) * (len(z) - 1))).log())
+
+
+def cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment of features (n, D) and (n, D'), in [0, 1]; 0 for a constant.
+
+    ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, of centred columns. Kornblith et al. Similarity of
+    Neural Network Representations Revisited. ICML 2019. arXiv:1905.00414, section 3.
+    """
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    scale = (x.T @ x).norm() * (y.T @ y).norm()
+    return float((y.T @ x).square().sum() / scale) if scale > 0 else 0.0

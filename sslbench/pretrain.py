@@ -177,8 +177,8 @@ class _Run:
         # Dropout and its like draw from the global generator: seed it by step, per process.
         _seed(self.device, mix(self.seed, self.step, distributed.rank()))
         with torch.no_grad():
-            random = Random(self.seed, self.step, self.feed.places.to(self.device), self.batch_size)
-            views = method.views(batch.to(self.device), random)
+            random = Random(self.seed, self.step, self.feed.places, self.batch_size)
+            views = method.views(batch.to(self.device), random.to(self.device))
         with self._autocast():
             loss = method.loss(views, progress)
         if self.device.type == "cpu":

@@ -5,6 +5,8 @@ example in the global batch. There is no state: a resumed run draws what the uni
 have drawn, and any number of processes together draws what one process draws.
 """
 
+import copy
+import itertools
 import math
 
 import torch
@@ -49,19 +51,31 @@ class Random:
     def __init__(self, seed: int, step: int, places: Tensor, total: int) -> None:
         self.seed, self.step, self.total = seed, step, total
         self.places = places.long()
-        self._draw = 0
+        self._given = self.places
+        self._draws = itertools.count(1)
+
+    def to(self, device: torch.device | str) -> "Random":
+        """The same draws on `device`. What either of the two draws, the other will not repeat."""
+        moved = copy.copy(self)
+        moved.places = self.places.to(device, non_blocking=True)
+        return moved
+
+    @property
+    def on_cpu(self) -> "Random":
+        """The same draws on the CPU, without waiting for the device if they came from there."""
+        moved = copy.copy(self)
+        moved.places = self._given.cpu()
+        return moved
 
     @property
     def shared(self) -> "Random":
         """One row of numbers that is the same in every process: each draw has shape (1, *shape)."""
-        self._draw += 1
         place = torch.zeros(1, dtype=torch.long, device=self.places.device)
-        return Random(mix(self.seed, 0x5EED, self._draw), self.step, place, 1)
+        return Random(mix(self.seed, 0x5EED, next(self._draws)), self.step, place, 1)
 
     def _bits(self, *shape: int) -> Tensor:
         """(B, *shape) int64, every bit random."""
-        self._draw += 1
-        key = _signed(mix(self.seed, self.step, self._draw) << 1)
+        key = _signed(mix(self.seed, self.step, next(self._draws)) << 1)
         row = _scramble((self.places + 1) * _signed(_GOLDEN) + key)  # (B,)
         element = torch.arange(math.prod(shape), device=row.device) * _signed(0xD1342543DE82EF95)
         return _scramble(row[:, None] + element).view(len(row), *shape)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder
-from sslbench.data import load
+from sslbench.data import load, load_train
 from sslbench.encoder import Encoder
 from sslbench.errors import UserError, suggest
 from sslbench.evaluation import evaluate as evaluate_cell
@@ -39,12 +39,12 @@ def pretraining(
         UserError: a wrong name or setting.
     """
     registry.entry("methods", method)
-    data = load(dataset)
+    _, data = load_train(dataset)
     if "image_size" not in encoder:
-        sizes = data["train"][torch.zeros(1, dtype=torch.long)].sizes
-        encoder = {**encoder, "image_size": int(sizes.min()) if sizes is not None else 0}
+        images = data[torch.zeros(1, dtype=torch.long)].images
+        encoder = {**encoder, "image_size": min(images[0].shape[1:]) if images is not None else 0}
     return plan.pretraining(
-        method, data, encoder, given=given, epochs=epochs, seed=seed, precision=precision
+        method, dataset, encoder, given=given, epochs=epochs, seed=seed, precision=precision
     )
 
 
@@ -93,7 +93,8 @@ def _online(dataset: str) -> Callable[[torch.nn.Module], dict[str, float]]:
     def measure(encoder: torch.nn.Module) -> dict[str, float]:
         if not isinstance(encoder, Encoder):
             return {}
-        train, held_out = load(dataset)["train"], load(dataset)["validation"]
+        data, _ = load_train(dataset)
+        train, held_out = data["train"], data["validation"]
         if train.labels is None or held_out.labels is None:
             return {}
         (bank,) = features(encoder, train, cache=False).values()
@@ -137,7 +138,8 @@ def evaluate(
             raise UserError(f"--set {name}…: names no task that runs; {suggest(name, names)}")
     encoder, about = load_encoder(path)
     checkpoint = Checkpoint(**about)
-    data = [load(name) for name in datasets or [checkpoint.pretrain_dataset or ""]]
+    own, _ = load_train(checkpoint.pretrain_dataset or "") if not datasets else (None, None)
+    data = [load(name) for name in datasets] if own is None else [own]
     cells = []
     for name in names:
         cls = registry.task(name)

@@ -1,7 +1,7 @@
 """Geometry of a representation, without labels: rank, spectrum, alignment and uniformity.
 
-All of the last layer's features, on the train split; none of them lies in [0, 1], and no one of
-them is good when high for every method.
+All of the last layer's features, on the train split; none of them is good when high for every
+method.
 
 - `rankme` in [1, D]: exp of the entropy of the singular values, features not centred. Garrido et
   al. RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by
@@ -18,6 +18,11 @@ them is good when high for every method.
   pairs of images; lower is better. Wang, Isola. Understanding Contrastive Representation Learning
   through Alignment and Uniformity on the Hypersphere. ICML 2020. arXiv:2005.10242.
 
+- `cka` in [0, 1], with a `reference` only: linear centred kernel alignment with the features that
+  another checkpoint has of the same images; 1 where they are equal up to rotation, scale and shift.
+  Kornblith, Norouzi, Lee, Hinton. Similarity of Neural Network Representations Revisited. ICML
+  2019. arXiv:1905.00414.
+
 Alignment depends on what `augmentation` changes: methods trained with it have an advantage.
 """
 
@@ -26,12 +31,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sslbench.checkpoint import load_encoder
 from sslbench.data.augment import Augmentation
 from sslbench.data.split import Dataset, Split
 from sslbench.encoder import Encoder
 from sslbench.errors import UserError
 from sslbench.features import features
-from sslbench.geometry import alignment, effective_rank, power_law, rankme, uniformity
+from sslbench.geometry import alignment, cka, effective_rank, power_law, rankme, uniformity
 from sslbench.random import Random
 from sslbench.task import Result, Score, Task
 
@@ -47,6 +53,8 @@ class Representation(Task):
     Args:
         rows: most images to look at; a random subset if there are more.
         augmentation: of the two views between which alignment is measured.
+        reference: folder of the checkpoint to compare with; "" for none. Its weights' hash is kept
+            among what was selected.
     """
 
     paper = "arXiv:2210.02885"
@@ -56,10 +64,16 @@ class Representation(Task):
     target = None
     higher_is_better = None
 
-    def __init__(self, *, rows: int = 25_600, augmentation: Augmentation = TWO_VIEWS) -> None:
+    def __init__(
+        self,
+        *,
+        rows: int = 25_600,
+        augmentation: Augmentation = TWO_VIEWS,
+        reference: str = "",
+    ) -> None:
         if rows < 2:
             raise UserError(f"rows ≥ 2 expected, found {rows}")
-        self.rows, self.augmentation = rows, augmentation
+        self.rows, self.augmentation, self.reference = rows, augmentation, reference
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:
         """Measure the train split."""
@@ -77,7 +91,13 @@ class Representation(Task):
         values["alignment"] = (alignment(*views), len(views[0]))
         if (fit := power_law(spectrum)) is not None:
             values |= {"alpha": (fit[0], len(x)), "alpha_r2": (fit[1], len(x))}
-        return Result({name: Score(value, n) for name, (value, n) in values.items()})
+        selected = {}
+        if self.reference:
+            other, about = load_encoder(Path(self.reference))
+            (theirs,) = features(other.to(encoder.device), split).values()
+            values["cka"] = (cka(x, torch.from_numpy(theirs[subset.numpy()]).double()), len(x))
+            selected["reference"] = about["weights_hash"]
+        return Result({name: Score(value, n) for name, (value, n) in values.items()}, selected)
 
     def chance(self, data: Dataset) -> None:
         """There is none."""
@@ -87,11 +107,10 @@ class Representation(Task):
         self, encoder: Encoder, split: Split, index: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Features (n, D) of two views of the images at `index`."""
-        pairs = []
-        device = next((t.device for t in encoder.state_dict().values()), torch.device("cpu"))
+        pairs, device = [], encoder.device
         for places in torch.arange(len(index)).split(_BATCH):
             batch = split[index[places]].to(device)
-            random = Random(seed, 1, places, len(index))
+            random = Random(seed, 1, places, len(index)).to(device)
             draw = (self.augmentation(batch, encoder.config["image_size"], random) for _ in "ab")
             pairs.append([encoder(view).double().cpu() for view in draw])
         first, second = (torch.cat(side) for side in zip(*pairs, strict=True))

@@ -91,7 +91,7 @@ def test_the_examples_for_contributors_run(tmp_path, monkeypatch):
 
     digits = load("digits")
     encoder = {"name": "resnet18", "width": 4, "image_size": 8}
-    run = pretraining("example", digits, encoder, given={"scale": 2}, epochs=1, seed=0)
+    run = pretraining("example", "digits", encoder, given={"scale": 2}, epochs=1, seed=0)
     method = run.build()
     assert train(method, tmp_path / "run", epochs=1, seed=0).steps > 0
     torch.manual_seed(0)

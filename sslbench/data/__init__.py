@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sslbench.errors import UserError
 from sslbench.registry import plugin_folders
 
 if TYPE_CHECKING:
-    from sslbench.data.split import Dataset
+    from sslbench.data.split import Dataset, Split
 
 
 def load(name: str, plugins: Sequence[Path] | None = None) -> "Dataset":
@@ -20,3 +21,23 @@ def load(name: str, plugins: Sequence[Path] | None = None) -> "Dataset":
     from sslbench.data import loading  # torch waits until data are wanted
 
     return loading.load(name, plugin_folders() if plugins is None else plugins)
+
+
+def load_train(name: str) -> tuple["Dataset", "Split"]:
+    """The dataset, and the split of it to pretrain on.
+
+    Args:
+        name: "stl10" for its train split, "stl10/unlabelled" or "stl10/train+unlabelled" for
+            others; "folder:PATH" for the train split of a folder.
+
+    Raises:
+        UserError: there is no such dataset or split, or it is the one to test on.
+    """
+    base, _, split = (name, "", "") if name.startswith("folder:") else name.partition("/")
+    data = load(base)
+    if "test" in split.split("+"):
+        raise UserError(f"{name}: pretraining on the test split would invalidate every score on it")
+    try:
+        return data, data[split or "train"]
+    except LookupError as error:
+        raise UserError(f"{name}: {error}") from None

@@ -3,7 +3,8 @@
 An `Augmentation` is the distribution of one view: numbers only, so that it can be written in TOML
 and recorded. Each image draws parameters of its own, for every operation and whether or not it is
 hit, indexed by its place in the global batch: neither the number of processes nor the other images
-change a view. (Where images of several sizes are padded differently, sums differ in the last bit.)
+change a view. Images of several sizes are cropped where they lie, on the CPU, and only the crops
+travel to the device: memory does not grow with the images.
 """
 
 import math
@@ -121,18 +122,27 @@ class Augmentation:
 
     def __call__(self, batch: Batch, size: int, random: Random) -> Tensor:
         """One view of each image: (B, 3, size, size) float32 in [0, 1], on the images' device."""
-        if batch.images is None or batch.sizes is None:
-            raise ValueError("a batch with images and their sizes expected, got one without")
-        if len(random.places) != len(batch.images):
-            raise ValueError(f"{len(random.places)} places for {len(batch.images)} images")
         images = batch.images
-        views = torch.empty(len(images), images.shape[1], size, size, device=images.device)
+        if images is None:
+            raise ValueError("a batch with images expected, got one without")
+        if len(random.places) != len(images):
+            raise ValueError(f"{len(random.places)} places for {len(images)} images")
+        device = random.places.device
+        views = torch.empty(len(images), 3, size, size, device=device)
         with torch.inference_mode():  # `views` is an ordinary tensor; only the bookkeeping is saved
-            drawn = self.draw(batch.sizes.to(random.places.device), size, random)
-            drawn = Parameters(*(value.to(images.device) for value in drawn))
+            here = random.on_cpu if isinstance(images, list) else random
+            drawn = self.draw(image_ops.sizes_of(images), size, here)
+            if isinstance(images, list):
+                views.copy_(image_ops.resized_crop(images, drawn.boxes, size, drawn.flip))
+                drawn = Parameters(*(value.to(device) for value in drawn))
             for part in _parts(drawn, size):
                 some = Parameters(*(value.index_select(0, part) for value in drawn))
-                views[part] = self.apply(images.index_select(0, part), size, some)
+                if isinstance(images, list):
+                    view = views[part]
+                else:
+                    whole = images.index_select(0, part)
+                    view = image_ops.resized_crop(whole, some.boxes, size, some.flip)
+                views[part] = self.change(view, some)
         return views
 
     def draw(self, sizes: Tensor, size: int, random: Random) -> Parameters:
@@ -165,12 +175,10 @@ class Augmentation:
             center=values[:, 6:].long(),
         )
 
-    def apply(self, images: Tensor, size: int, parameters: Parameters) -> Tensor:
-        """The views of `images` (B, 3, H, W) that the parameters say: (B, 3, size, size)."""
-        p = parameters
+    def change(self, views: Tensor, parameters: Parameters) -> Tensor:
+        """What follows the crop, of views (B, 3, size, size) float in [0, 1]."""
+        p, size = parameters, views.shape[-1]
         kernel = 2 * max(1, size // 20) + 1
-        views = image_ops.resized_crop(images, p.boxes, size, p.flip)
-
         views = on(views, p.turns > 0, image_ops.rotate90, p.turns)
         views = on(views, p.jitter, color_ops.color_jitter, p.factors, p.order)
         views = on(views, p.grayscale, color_ops.grayscale)

@@ -1,8 +1,8 @@
 """The order in which training sees its data, as a function of the seed and the step alone."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from sslbench import distributed
 from sslbench.data.split import Batch
 from sslbench.random import Random, mix
 
+X = TypeVar("X")
+Y = TypeVar("Y")
+
 
 class Examples(Protocol):
     """What the training loop draws from: a Split, or rows that a method packed itself."""
@@ -18,6 +21,18 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor, /) -> Batch: ...
+
+
+def read_ahead(read: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
+    """`read` of each item in order; the next is read while the caller works on the last."""
+    coming: Future[Y] | None = None
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            read_now, coming = coming, pool.submit(read, item)
+            if read_now:
+                yield read_now.result()
+        if coming:
+            yield coming.result()
 
 
 class Feed:
@@ -38,12 +53,7 @@ class Feed:
 
     def batches(self, start: int, end: int) -> Iterator[Batch]:
         """This process's part of the global batches `start` … `end` − 1, read one step ahead."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self._read, start) if start < end else None
-            for step in range(start, end):
-                batch = coming.result() if coming else self._read(step)
-                coming = pool.submit(self._read, step + 1) if step + 1 < end else None
-                yield batch
+        return read_ahead(self._read, range(start, end))
 
     def _read(self, step: int) -> Batch:
         epoch, position = divmod(step, self.epoch_steps)

@@ -64,32 +64,25 @@ class ImageFiles(Split):
         return len(self.paths)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        threads = self._threads()
-        decoded = list(threads.map(self._decode, index.tolist()))  # (H_i, W_i, 3) each
-        sizes = np.array([image.shape[:2] for image in decoded], np.int64).reshape(-1, 2)
-        images = np.zeros((len(decoded), 3, *sizes.max(axis=0, initial=0)), np.uint8)
-
-        def place(image: np.ndarray, padded: np.ndarray) -> None:
-            padded[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
-
-        list(threads.map(place, decoded, images))
+        images = list(self._threads().map(self._decode, index.tolist()))
         target = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
-        return Batch(index, torch.from_numpy(images), torch.from_numpy(sizes), target=target)
+        return Batch(index, images, target=target)
 
     def in_memory(self) -> ImageArray:
         """The same images, decoded once; all must have one size."""
-        batch = self[torch.arange(len(self))]
-        assert batch.images is not None
-        assert batch.sizes is not None
-        if len(batch.sizes.unique(dim=0)) > 1:
+        images = self[torch.arange(len(self))].images
+        assert isinstance(images, list)
+        if len({image.shape for image in images}) > 1:
             raise ValueError(f"{self.root}: images of several sizes cannot lie in one array")
-        return ImageArray(batch.images.numpy(), self.labels)
+        return ImageArray(torch.stack(images).numpy(), self.labels)
 
-    def _decode(self, index: int) -> np.ndarray:
+    def _decode(self, index: int) -> Tensor:
+        """(3, H, W) uint8."""
         path = self.root / self.paths[index]
         try:
             with Image.open(path) as image:
-                return _pixels(image, self.limit)
+                pixels = _pixels(image, self.limit).transpose(2, 0, 1)
+                return torch.from_numpy(np.ascontiguousarray(pixels))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Images = Tensor | list[Tensor]  # (B, 3, H, W), or B of (3, H_i, W_i) on the CPU
+
 _DENSE = 64  # px; above, a CPU is faster image by image: the matrices are mostly zeros
 
 
@@ -37,11 +39,18 @@ def on(
     return images.index_copy_(0, index, changed)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+def sizes_of(images: Images) -> Tensor:
+    """(B, 2) int64, height and width of each image, where the images are."""
+    if isinstance(images, Tensor):
+        return torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+    return torch.tensor([image.shape[1:] for image in images], dtype=torch.long).view(-1, 2)
+
+
+def resized_crop(images: Images, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
     """Cut a box out of each image and resize it, antialiased bilinear.
 
     Args:
-        images: (B, 3, H, W) uint8, or float in [0, 1]; padding outside the boxes is not seen.
+        images: uint8, or float in [0, 1].
         boxes: (B, 4) int64, top, left, height, width in pixels.
         size: side of the result in pixels.
         flip: (B,) bool, mirrored left to right afterwards; None for none.
@@ -53,14 +62,11 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
     return _resample(images, boxes, shape, torch.zeros_like(shape), size, "bilinear", flip)
 
 
-def resize(
-    images: Tensor, sizes: Tensor, size: int, crop: float = 1.0, interpolation: str = "bilinear"
-) -> Tensor:
+def resize(images: Images, size: int, crop: float = 1.0, interpolation: str = "bilinear") -> Tensor:
     """Resize the shorter side to size / crop, antialiased, and cut out the centre: for evaluation.
 
     Args:
-        images: (B, 3, H, W) uint8, or float in [0, 1], padded at the right and below.
-        sizes: (B, 2) int64, height and width of each image before padding.
+        images: uint8, or float in [0, 1].
         size: side of the result in pixels.
         crop: side of the centre crop as a share of the shorter side, in (0, 1].
         interpolation: "bilinear" or "bicubic".
@@ -72,6 +78,7 @@ def resize(
         raise ValueError(f"crop: a share in (0, 1] expected, got {crop}")
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"interpolation: bilinear or bicubic expected, got {interpolation!r}")
+    sizes = sizes_of(images)
     shape = sizes * int(size / crop) // sizes.amin(1, keepdim=True)
     corner = ((shape - size) / 2).round().long()
     boxes = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
@@ -79,7 +86,7 @@ def resize(
 
 
 def _resample(
-    images: Tensor,
+    images: Images,
     boxes: Tensor,
     shape: Tensor,
     corner: Tensor,
@@ -88,12 +95,11 @@ def _resample(
     flip: Tensor | None = None,
 ) -> Tensor:
     """Resize each box to `shape` (B, 2), cut (size, size) out at `corner` (B, 2), flip."""
-    B, C, H, W = images.shape
     if flip is None:
-        flip = torch.zeros(B, dtype=torch.bool, device=images.device)
-    scale = 255 if images.dtype == torch.uint8 else 1
-    if images.device.type == "cpu" and max(H, W) > _DENSE:
-        result = torch.empty(B, C, size, size)
+        flip = torch.zeros(len(images), dtype=torch.bool, device=boxes.device)
+    scale = 255 if len(images) and images[0].dtype == torch.uint8 else 1
+    if isinstance(images, list) or (boxes.is_cpu and max(images.shape[2:]) > _DENSE):
+        result = torch.empty(len(images), 3, size, size)
         for out, image, (top, left, height, width), scaled, (y, x), mirrored in zip(
             result,
             images,
@@ -108,7 +114,8 @@ def _resample(
             window = whole[0, :, y : y + size, x : x + size]
             torch.div(window.flip(-1) if mirrored else window, scale, out=out)
     else:
-        pixel = torch.arange(size, device=images.device).expand(B, 2, size) + corner[:, :, None]
+        B, C, H, W = images.shape
+        pixel = torch.arange(size, device=boxes.device).expand(B, 2, size) + corner[:, :, None]
         pixel[:, 1] = torch.where(flip[:, None], pixel[:, 1].flip(1), pixel[:, 1])
         weights = _weights(boxes[:, :2], boxes[:, 2:], shape, pixel, max(H, W), interpolation)
         rows, columns = weights[:, 0, :, :H] / scale, weights[:, 1, :, :W]

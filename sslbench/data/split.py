@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,13 @@ class Batch:
 
     Attributes:
         index: (B,) int64 positions in the split.
-        images: (B, 3, H, W) uint8, zero-padded at the right and below where sizes differ.
-        sizes: (B, 2) int64, height and width of each image before padding.
+        images: (B, 3, H, W) uint8; of images that may differ in size, a list of B (3, H_i, W_i).
         texts: B strings, or tuples of strings for pairs.
         target: (B,) int64 labels, (B, C) multilabel, or what the dataset's target is.
     """
 
     index: Tensor
-    images: Tensor | None = None
-    sizes: Tensor | None = None
+    images: Tensor | list[Tensor] | None = None
     texts: list[Any] | None = None
     target: Any = None
 
@@ -34,7 +33,7 @@ class Batch:
         return len(self.index)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; a list of images stays where it is."""
 
         def move(value: Any) -> Any:
             return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -43,7 +42,6 @@ class Batch:
             self,
             index=move(self.index),
             images=move(self.images),
-            sizes=move(self.sizes),
             target=move(self.target),
         )
 
@@ -105,10 +103,8 @@ class ImageArray(Split):
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        images = self.images[index]
-        size = torch.tensor(images.shape[2:]).expand(len(images), 2)
         target = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
-        return Batch(index, images, size, target=target)
+        return Batch(index, self.images[index], target=target)
 
 
 class _Mapped(Split):
@@ -172,13 +168,7 @@ def _interleave(here: Tensor, a: Batch, b: Batch, index: Tensor) -> Batch:
     def rows(x: Any, y: Any) -> Any:
         if x is None or y is None:
             return None
-        if isinstance(x, Tensor):
-            if x.ndim == 4:  # images: pad both to the larger height and width
-                h, w = (max(x.shape[d], y.shape[d]) for d in (2, 3))
-                x, y = (
-                    torch.nn.functional.pad(i, (0, w - i.shape[3], 0, h - i.shape[2]))
-                    for i in (x, y)
-                )
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[1:] == y.shape[1:]:
             return torch.cat([x, y])[order]
         both = [*x, *y]
         return [both[i] for i in order.tolist()]
@@ -186,7 +176,6 @@ def _interleave(here: Tensor, a: Batch, b: Batch, index: Tensor) -> Batch:
     return Batch(
         index,
         rows(a.images, b.images),
-        rows(a.sizes, b.sizes),
         rows(a.texts, b.texts),
         rows(a.target, b.target),
     )
@@ -217,8 +206,8 @@ class Dataset:
     splits: Mapping[str, Split] = field(repr=False)
 
     def __getitem__(self, name: str) -> Split:
-        if name == "train+validation":
-            return Joined(self["train"], self["validation"])
+        if "+" in name:
+            return reduce(Joined, [self[part] for part in name.split("+")])
         if name not in self.splits:
             raise LookupError(f"{self.name} has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]

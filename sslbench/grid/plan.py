@@ -8,8 +8,7 @@ from typing import Any
 
 from sslbench import registry
 from sslbench.checkpoint import load_encoder
-from sslbench.data import load
-from sslbench.data.split import Dataset
+from sslbench.data import load, load_train
 from sslbench.encoder import build, label
 from sslbench.errors import NotApplicable, UserError, suggest
 from sslbench.features import EXTRACTOR_VERSION
@@ -31,7 +30,8 @@ class Pretraining:
         settings: all of the method's, as plain values.
         recipe: the whole recipe, as plain values.
         encoder: configuration, without what is taken from the data.
-        dataset_hash: of the train split.
+        dataset: as `load_train` takes it.
+        dataset_hash: of the split that is trained on.
         at: shares of the training, below 1, at which the encoder is kept.
     """
 
@@ -64,7 +64,7 @@ class Pretraining:
         import torch
 
         cls = registry.method(self.method)
-        data = load(self.dataset)["train"]
+        _, data = load_train(self.dataset)
         settings = registry.settings(cls, self.settings)
         with torch.random.fork_rng():
             torch.manual_seed(mix(self.seed, 1))
@@ -242,14 +242,13 @@ def _pretrainings(grid: Grid, path: Path) -> Iterator[Pretraining]:
         encoders = [given.pop("encoder")] if "encoder" in given else table.encoders
         epochs = [given.pop("epochs")] if "epochs" in given else table.epochs
         for dataset in table.datasets:
-            data = load(dataset)
             for encoder in encoders:
                 for budget in epochs:
                     for seed in grid.seeds:
                         try:
                             yield pretraining(
                                 of,
-                                data,
+                                dataset,
                                 encoder,
                                 name=name,
                                 given=given,
@@ -265,7 +264,7 @@ def _pretrainings(grid: Grid, path: Path) -> Iterator[Pretraining]:
 
 def pretraining(
     method: str,
-    data: Dataset,
+    dataset: str,
     encoder: dict[str, Any],
     *,
     given: dict[str, Any],
@@ -279,7 +278,7 @@ def pretraining(
 
     Args:
         method: as in the registry.
-        data: the dataset; its train split is used.
+        dataset: "NAME" for its train split, or "NAME/SPLIT".
         encoder: configuration.
         given: settings that differ from the defaults, and the table "recipe".
         epochs: None for the paper's.
@@ -292,14 +291,15 @@ def pretraining(
         UserError: a wrong setting.
     """
     entry, cls = registry.entry("methods", method), registry.method(method)
+    _, data = load_train(dataset)
     given = dict(given)
     changes = given.pop("recipe", {})
     if not isinstance(changes, dict):
         raise UserError(f"{method}.recipe = {changes!r}: expected a table of its settings")
     checked = registry.override(cls.recipe, changes, f"{method}.recipe")
     recipe = cls.recipe.override(**{key: getattr(checked, key) for key in changes})
-    if recipe.batch_size > len(data["train"]):
-        recipe = recipe.override(batch_size=len(data["train"]))
+    if recipe.batch_size > len(data):
+        recipe = recipe.override(batch_size=len(data))
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r}; {suggest(precision, list(PRECISIONS))}")
     bad = [share for share in at if not 0 < share < 1]
@@ -315,8 +315,8 @@ def pretraining(
         settings=registry.plain(registry.settings(cls, given)),
         recipe=registry.plain(asdict(recipe)),
         encoder=dict(encoder),
-        dataset=data.name,
-        dataset_hash=data["train"].hash,
+        dataset=dataset,
+        dataset_hash=data.hash,
         epochs=0 if cls.phases == 0 else (recipe.epochs if epochs is None else epochs),
         seed=seed,
         at=() if cls.phases == 0 else tuple(sorted(at)),

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from sslbench.data import augment, color_ops, image_ops
 from sslbench.data.augment import Augmentation, Parameters, crop_boxes, multi_crop
+from sslbench.data.image_ops import sizes_of
 from sslbench.data.split import Batch
 from sslbench.random import Random
 
@@ -37,15 +38,20 @@ def make_images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def make_batch(count: int, high: int = 32, low: int | None = None, seed: int = 0) -> Batch:
-    """Images of low to high px; outside their sizes there is noise instead of padding."""
+    """Images of `high` px, or a list of images of low to high px."""
     generator = torch.Generator().manual_seed(seed)
     images = (255 * make_images(count, high, high, seed)).to(torch.uint8)
-    sizes = torch.randint(low or high, high + 1, (count, 2), generator=generator)
-    return Batch(torch.arange(count), images, sizes)
+    if low is None:
+        return Batch(torch.arange(count), images)
+    sizes = torch.randint(low, high + 1, (count, 2), generator=generator).tolist()
+    some = [image[:, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
+    return Batch(torch.arange(count), some)
 
 
 def rows(batch: Batch, part: Tensor) -> Batch:
-    return Batch(batch.index[part], batch.images[part], batch.sizes[part])
+    if isinstance(batch.images, list):
+        return Batch(batch.index[part], [batch.images[i] for i in part])
+    return Batch(batch.index[part], batch.images[part])
 
 
 def draws(count: int, seed: int = 0, step: int = 0) -> Random:
@@ -69,51 +75,51 @@ def resampling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("resampling")
 @pytest.mark.parametrize(("high", "size"), [(32, 32), (40, 24), (20, 64), (150, 48)])
 def test_resized_crop_equals_torchvision(high: int, size: int) -> None:
-    batch = make_batch(12, high, high // 2)
     images, random = make_images(12, high, high), draws(12)
-    boxes = crop_boxes(batch.sizes, (0.05, 1.0), (0.5, 2.0), random)
+    boxes = crop_boxes(sizes_of(images), (0.05, 1.0), (0.5, 2.0), random)
     flip = random.uniform() < 0.5
     assert flip.any()
     assert not flip.all()
+    listed = image_ops.resized_crop([*images], boxes, size, flip)
     ours = image_ops.resized_crop(images, boxes, size, flip)
     for view, image, box, mirrored in zip(ours, images, boxes.tolist(), flip, strict=True):
         reference = TF.resized_crop(image, *box, [size, size], antialias=True)
         assert_near(view, TF.horizontal_flip(reference) if mirrored else reference)
+    assert_near(listed, ours)
 
 
 @pytest.mark.usefixtures("resampling")
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
-    ("high", "size", "crop"), [(40, 24, 0.875), (30, 32, 1.0), (120, 28, 0.88)]
+    ("shape", "size", "crop"), [((40, 31), 24, 0.875), ((30, 33), 32, 1.0), ((60, 120), 28, 0.88)]
 )
-def test_resize_equals_torchvision(high: int, size: int, crop: float, interpolation: str) -> None:
-    batch, images = make_batch(10, high, high // 2), make_images(10, high, high)
-    mode = transforms.InterpolationMode(interpolation)
-    ours = image_ops.resize(images, batch.sizes, size, crop, interpolation)
-    for view, image, (height, width) in zip(ours, images, batch.sizes.tolist(), strict=True):
-        resized = TF.resize(image[:, :height, :width], [int(size / crop)], mode, antialias=True)
-        assert_near(view, TF.center_crop(resized, [size, size]).clamp(0, 1))
+def test_resize_equals_torchvision(
+    shape: tuple[int, int], size: int, crop: float, interpolation: str
+) -> None:
+    images, mode = make_images(6, *shape), transforms.InterpolationMode(interpolation)
+    resized = TF.resize(images, [int(size / crop)], mode, antialias=True)
+    expected = TF.center_crop(resized, [size, size]).clamp(0, 1)
+    assert_near(image_ops.resize(images, size, crop, interpolation), expected)
+    assert_near(image_ops.resize([*images], size, crop, interpolation), expected)
 
 
 @pytest.mark.usefixtures("resampling")
 def test_uint8_means_shares_of_255() -> None:
-    batch = make_batch(6, 24, 12)
-    floats = batch.images.float() / 255
-    boxes = crop_boxes(batch.sizes, (0.2, 1.0), (0.5, 2.0), draws(6))
+    images = make_batch(6, 24).images
+    floats = images.float() / 255
+    boxes = crop_boxes(sizes_of(images), (0.2, 1.0), (0.5, 2.0), draws(6))
     assert_near(
-        image_ops.resized_crop(batch.images, boxes, 16), image_ops.resized_crop(floats, boxes, 16)
+        image_ops.resized_crop(images, boxes, 16), image_ops.resized_crop(floats, boxes, 16)
     )
-    assert_near(
-        image_ops.resize(batch.images, batch.sizes, 16), image_ops.resize(floats, batch.sizes, 16)
-    )
+    assert_near(image_ops.resize(images, 16), image_ops.resize(floats, 16))
 
 
 def test_resize_refuses_what_it_cannot_do() -> None:
-    images, sizes = make_images(1, 8, 8), torch.tensor([[8, 8]])
+    images = make_images(1, 8, 8)
     with pytest.raises(ValueError, match=r"crop: .* got 1\.5"):
-        image_ops.resize(images, sizes, 8, crop=1.5)
+        image_ops.resize(images, 8, crop=1.5)
     with pytest.raises(ValueError, match=r"interpolation: .* got 'nearest'"):
-        image_ops.resize(images, sizes, 8, interpolation="nearest")
+        image_ops.resize(images, 8, interpolation="nearest")
 
 
 # Colour
@@ -341,7 +347,7 @@ def test_views_equal_torchvision_one_by_one(chunk: int, monkeypatch: pytest.Monk
     batch, size = make_batch(64, 36, 20), 24
     # Solarisation jumps at its threshold: away from it, or rounding errors would show.
     augmentation = replace(EVERYTHING, solarize_threshold=0.0)
-    drawn = augmentation.draw(batch.sizes, size, draws(64))
+    drawn = augmentation.draw(sizes_of(batch.images), size, draws(64))
     views = augmentation(batch, size, draws(64))
     for i, view in enumerate(views):
         row = Parameters(*(value[i] for value in drawn))
@@ -360,14 +366,20 @@ def test_processes_together_make_the_views_of_one(high: int, size: int, processe
         assert torch.equal(random.uniform(), after[places])
 
 
-def test_padding_changes_no_view() -> None:
-    batch, places = make_batch(48, 40, 20), torch.arange(48)
-    smaller = places[batch.sizes.amax(1) <= 28]
-    part = rows(batch, smaller)
-    part = replace(part, images=part.images[:, :, :28, :28])
+def test_a_list_of_images_makes_the_views_of_an_array() -> None:
+    batch = make_batch(48, 40)
+    listed = replace(batch, images=[*batch.images])
     augmentation = replace(EVERYTHING, solarize_threshold=0.0)
-    whole = augmentation(batch, 24, draws(48))
-    assert_near(augmentation(part, 24, Random(0, 0, smaller, 48)), whole[smaller], 1e-6)
+    assert_near(augmentation(listed, 24, draws(48)), augmentation(batch, 24, draws(48)), 2e-5)
+
+
+def test_images_of_several_sizes_stay_on_the_cpu_and_only_crops_travel() -> None:
+    batch = make_batch(4, 40, 20)
+    assert batch.to("meta").images is batch.images
+    assert batch.to("meta").index.is_meta
+    random = draws(4).to("meta")
+    assert random.places.is_meta
+    assert random.on_cpu.places.tolist() == [0, 1, 2, 3]
 
 
 def test_threads_change_no_view() -> None:
@@ -410,7 +422,7 @@ NO_CHANGE = Augmentation(
 def test_nothing_switched_on_changes_nothing() -> None:
     batch = make_batch(5)
     assert_near(NO_CHANGE(batch, 32, draws(5)), batch.images / 255, 1e-7)
-    assert_near(NO_CHANGE(batch, 16, draws(5)), image_ops.resize(batch.images, batch.sizes, 16))
+    assert_near(NO_CHANGE(batch, 16, draws(5)), image_ops.resize(batch.images, 16))
 
 
 def test_multi_crop() -> None:
@@ -533,7 +545,7 @@ def test_settings_can_be_written_in_toml_and_recorded() -> None:
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="images and their sizes"):
+    with pytest.raises(ValueError, match="batch with images"):
         Augmentation()(Batch(torch.arange(3)), 8, draws(3))
     with pytest.raises(ValueError, match="5 places for 3 images"):
         Augmentation()(make_batch(3), 8, draws(5))

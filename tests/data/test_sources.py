@@ -290,7 +290,7 @@ def test_dtd_in_files_with_all_three_splits(root):
     for i, name in enumerate(PARTS):
         assert parts[name].paths == [f"dtd/dtd/images/{path}" for path in paths[i::3]]
         assert parts[name].labels.tolist() == [0, 0, 1, 1]
-    assert parts["train"][torch.tensor([3])].sizes.tolist() == [[8, 8]]
+    assert parts["train"][torch.tensor([3])].images[0].shape == (3, 8, 8)
 
 
 def test_pets_in_files_with_a_carved_split(root):
@@ -305,7 +305,7 @@ def test_pets_in_files_with_a_carved_split(root):
     assert names == ["Abyssinian", "Beagle"]
     assert [counts(parts[n], 2) for n in PARTS] == [[9, 9], [1, 1], [10, 10]]
     assert parts["test"].paths[0] == "oxford-iiit-pet/images/Abyssinian_0.jpg"
-    assert parts["validation"][torch.tensor([1])].images.shape == (1, 3, 7, 9)
+    assert parts["validation"][torch.tensor([1])].images[0].shape == (3, 7, 9)
 
 
 def test_eurosat_is_split_anew_and_held_in_memory(root):

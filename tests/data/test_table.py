@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslbench.data import load
+from sslbench.data import load, load_train
 from sslbench.data.builtin import BUILT_IN
 from sslbench.data.table import Row, find, resolve, rows
 from sslbench.errors import UserError
@@ -96,6 +96,21 @@ def test_a_dataset_of_ones_own(plugins):
     assert load("stripes", [plugins]) is data
     with pytest.raises(UserError, match="no dataset 'stripes'"):
         find("stripes")
+
+
+def test_a_split_to_train_on_is_named_after_its_dataset():
+    data, train = load_train("digits")
+    assert train is data["train"]
+    assert load_train("digits/validation")[1] is data["validation"]
+    both = load_train("digits/validation+train")[1]
+    assert len(both) == 1_258 + 180
+    assert torch.equal(both[torch.tensor([180])].images[0], train[torch.tensor([0])].images[0])
+    with pytest.raises(UserError, match=r"digits/train\+test: pretraining on the test split"):
+        load_train("digits/train+test")
+    with pytest.raises(UserError, match=r"has no split 'unlabelled'; it has train, validation"):
+        load_train("digits/unlabelled")
+    with pytest.raises(UserError, match="no dataset 'digit'; did you mean 'digits'"):
+        load_train("digit/train")
 
 
 def test_a_split_may_be_read_when_it_is_asked_for(plugins):

@@ -8,8 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from sslbench.data.image_ops import sobel
 from sslbench.data.split import ImageArray
+from sslbench.encoder import build
 from sslbench.methods.contrastive.deepcluster import DeepCluster, cluster, repair, whiten
 from sslbench.random import Random
 from tests.conftest import tiny_resnet
@@ -145,15 +145,16 @@ def test_clustering_leaves_the_encoder_alone_and_sees_plain_images(images):
         torch.testing.assert_close(method._features(), expected)
 
 
-def test_sobel_filters_what_is_clustered_and_what_is_trained_on(images):
-    plain, filtered = make(images, clusters=5), make(images, clusters=5, sobel=True)
-    batch, places = images[torch.arange(8)], torch.arange(8)
-    views, labels = filtered.views(batch, Random(0, 0, places, 8))
-    expected, _ = plain.views(batch, Random(0, 0, places, 8))
-    torch.testing.assert_close(views, sobel(expected))
-    assert labels.shape == (8,)
+def test_the_encoder_that_is_kept_sees_gradients(images):
+    method = make(images, clusters=5, sobel=True)
+    again = build(method.encoder.config).eval()
+    again.load_state_dict(method.encoder.eval().state_dict())
+    batch = images[torch.arange(8)].images / 255
     with torch.no_grad():
-        assert not torch.allclose(filtered._features(), plain._features())
+        expected = again(batch)
+        torch.testing.assert_close(method.encoder(batch), expected, rtol=0, atol=0)
+        torch.testing.assert_close(again(batch + 0.1), expected)  # of a shift nothing is seen
+        assert not torch.allclose(make(images, sobel=False).encoder.eval()(batch + 0.1), expected)
 
 
 def test_pseudo_labels_follow_the_image_and_not_its_place(images):

@@ -6,10 +6,12 @@ import torch
 from scipy.spatial.distance import pdist
 from scipy.stats import entropy
 
+from sslbench.checkpoint import save_encoder, weights_hash
 from sslbench.data.augment import Augmentation
+from sslbench.encoder import build
 from sslbench.errors import UserError
 from sslbench.features import features
-from sslbench.geometry import alignment, effective_rank, power_law, uniformity
+from sslbench.geometry import alignment, cka, effective_rank, power_law, uniformity
 from sslbench.random import Random
 from sslbench.registry import settings
 from sslbench.tasks.representation import Representation
@@ -107,6 +109,36 @@ def test_views_that_do_not_change_the_image_are_aligned(encoder, tmp_path):
     result = Representation(augmentation=STILL).run(encoder, data, seed=0, folder=tmp_path)
     assert result.scores["alignment"].value == pytest.approx(0, abs=1e-9)
     assert result.scores["rankme"].n == 20
+
+
+def test_cka_is_the_normalised_hsic_of_linear_kernels():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 6)), random.normal(size=(40, 9)) + 5
+    y[:, :3] += x[:, :3]
+    center = np.eye(40) - 1 / 40
+    k, m = center @ x @ x.T @ center, center @ y @ y.T @ center
+    hsic = np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+    assert cka(torch.tensor(x), torch.tensor(y)) == pytest.approx(hsic)
+    turn, _ = np.linalg.qr(random.normal(size=(6, 6)))
+    assert cka(torch.tensor(x), torch.tensor(3 * x @ turn + 7)) == pytest.approx(1)
+    assert cka(torch.tensor(x), torch.ones(40, 2)) == 0
+
+
+def test_another_checkpoint_is_compared_with(encoder, tmp_path):
+    data = dataset(balanced(train=30))
+    torch.manual_seed(1)
+    other = build({"name": "resnet18", "width": 4, "image_size": SIZE}, data["train"]).eval()
+    save_encoder(other, tmp_path / "other", {})
+    made = Representation(rows=90, reference=str(tmp_path / "other"))
+    result = made.run(encoder, data, seed=1, folder=tmp_path)
+    subset = Random(1, 0, torch.zeros(1), 1).permutation(150)[0, :90].numpy()
+    (ours,), (theirs,) = (features(e, data["train"]).values() for e in (encoder, other))
+    expected = cka(torch.tensor(ours[subset]), torch.tensor(theirs[subset]))
+    assert result.scores["cka"].value == pytest.approx(expected)
+    assert 0 < expected < 1
+    assert result.selected == {"reference": weights_hash(other)}
+    with pytest.raises(UserError, match="nowhere: not a checkpoint folder"):
+        Representation(reference="nowhere").run(encoder, data, seed=1, folder=tmp_path)
 
 
 def test_collapsed_features_have_rank_one_and_no_power_law(encoder, tmp_path):
