@@ -95,8 +95,9 @@ class ImageEncoder(Encoder):
         super().__init__()
         self.config = config
         self.image_size: int = config["image_size"]
+        self.sobel: bool = config.get("sobel", False)
         for name in ("mean", "std"):
-            values = torch.tensor(config[name]).view(1, -1, 1, 1)
+            values = torch.tensor([0.5] * 3 if self.sobel else config[name]).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
     def preprocess(self, batch: Batch) -> Tensor:
@@ -110,8 +111,7 @@ class ImageEncoder(Encoder):
 
         Gradients are mapped to [−1, 1] instead.
         """
-        if self.config.get("sobel"):
-            return 2 * sobel(images) - 1
+        images = sobel(images) if self.sobel else images
         return (images - self.mean) / self.std
 
 
