@@ -12,10 +12,12 @@ plane through its median instead of the two nearest of perturbed centroids, so t
 empty; the classifier that is initialised anew in each epoch keeps the momentum of its predecessor,
 which fades in some ten steps.
 
-Measured: digits at 16 pixels, 1,000 for training and 797 for testing, ResNet-18 of width 8, last
-layer, 20 clusters, batch size 64, 10 epochs, 1 seed; kNN and linear: untrained .77 and .88; at
-learning rate 0.05 clusters of every epoch (15 steps) .66 and .80, of every tenth .79 and .89; of
-every tenth at 0.2 .87 and .93.
+Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
+last layer), gain over `untrained` of the same encoder: kNN +.090 [.040, .140], linear +.076 [.049,
+.102] to .329 and .359; below `pixels` (.371) in kNN. On validation, 10 epochs of 54 steps, 1 seed,
+kNN and linear: clusters of every third epoch .343 and .403 (of every epoch .330 and .366; at a
+quarter of the rate .333 and .373); with gradients instead of colours .260 and .323, which 32 pixels
+do not afford.
 """
 
 import faiss

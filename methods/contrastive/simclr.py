@@ -9,7 +9,8 @@ section 2.1; the authors' code adds batch norm to it (`norm`). No other differen
 
 Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
 last layer), gain over `untrained` of the same encoder: kNN +.176 [.128, .224], linear +.163 [.130,
-.196] to .415 and .447.
+.196] to .415 and .447. On validation, 10 epochs, mean of 2 seeds, kNN and linear: temperature 0.2
+.397 and .448, 0.5 .349 and .400.
 """
 
 import torch

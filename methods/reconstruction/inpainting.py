@@ -9,6 +9,12 @@ instead of before them, with a learning rate ten times smaller as there; encoder
 maximise log D(x̂) instead of minimising log(1 − D(x̂)), as the authors' code does; a random region
 is smooth noise under a threshold, of the same area in every image, instead of a deformed PASCAL
 segment; in the centre the prediction does not overlap the context; crops of varying size and flips.
+
+Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
+last layer), gain over `untrained` of the same encoder: kNN +.124 [.073, .174], linear +.097 [.072,
+.122] to .363 and .380, as good as `pixels`. On validation, 10 epochs, 1 seed, kNN and linear:
+random regions at rate 5e-4 .397 and .403, at the paper's 2e-3 .351 and .414; the centre at 2e-3
+.286 and .332.
 """
 
 import math
