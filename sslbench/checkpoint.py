@@ -1,7 +1,9 @@
 """Saving and loading our own checkpoints: an encoder's folder, and the training state."""
 
+import errno
 import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
         found = file_sha256(weights)
         if found != description["sha256"]:
             raise ValueError(f"sha256 of {weights.name} is {found}, not {description['sha256']}")
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             encoder = build(description["config"])
         encoder.load_state_dict(load_file(weights), strict=True)
         return encoder.eval(), {**description["about"], "encoder": encoder.label}
@@ -78,8 +80,17 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state atomically."""
-    write_atomic(path, lambda temporary: torch.save(state, temporary))
+    """Write a training state atomically. Raises OSError where the disk does not take it."""
+
+    def save(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's writer does not say why it could not go on
+            free = shutil.disk_usage(temporary.parent).free / 1e6
+            reason = f"no space left for the training state? {free:.1f} MB are free ({error})"
+            raise OSError(errno.ENOSPC, reason, str(path)) from None
+
+    write_atomic(path, save)
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:

@@ -45,7 +45,10 @@ def trained(tmp_path_factory):
     return folder
 
 
-COMMANDS = ["list", "fetch", "pretrain", "evaluate", "run", "status", "publish"]
+COMMANDS = [
+    "list", "fetch", "pretrain", "evaluate", "run", "retry", "status", "cancel", "logs", "clean",
+    "publish",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -130,19 +133,23 @@ def test_an_unwritable_folder_is_named(tmp_path):
     assert "/proc" in pretrain(*words, out="/proc/run")
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("method", "kilobytes"), [("untrained", 64), ("simclr", 64), ("simclr", 700)]
+)
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, method, kilobytes):
     """/dev/full cannot hold a folder: a small file system of its own fills up instead."""
     place = tmp_path / "small"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
     try:
-        words = ["untrained", "--dataset", "digits", "--encoder", "resnet18(width=8)"]
-        assert "No space left" in pretrain(*words, out=place / "run")
+        words = [method, "--dataset", "digits", "--encoder", "resnet18(width=8)", "--epochs", 1]
+        assert "no space left" in pretrain(*words, out=place / "run").lower()
         assert not list((place / "run").glob("encoder*"))
+        assert not list((place / "run").glob("state*"))
     finally:
         subprocess.run(["umount", place], check=True)
 
