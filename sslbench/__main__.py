@@ -2,19 +2,14 @@
 
 import os
 import sys
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sslbench.cli import Progress, console, parse_encoder, parse_settings
 from sslbench.errors import NotApplicable, UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sslbench.grid.plan import Pretraining
-    from sslbench.grid.run import Missing
+from sslbench.grid import commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +60,7 @@ def list_(
         listing.print_json([{"kind": name, **row} for name, rows in found for row in rows])
     else:
         for name, rows in found:
-            listing.print_table(name, rows, _console())
+            listing.print_table(name, rows, console())
 
 
 @app.command(epilog="Example: sslbench fetch cifar10-mini koppen")
@@ -113,7 +108,7 @@ def pretrain(
     run = single.pretraining(
         method, dataset, parse_encoder(encoder), parse_settings(set_ or []), epochs, seed, precision
     )
-    with _progress(method) as report:
+    with Progress(method) as report:
         outcome = single.pretrain(
             run, out, online=online, save_seconds=save_seconds, cpus=cpus, report=report
         )
@@ -143,65 +138,12 @@ def evaluate(
     records = single.evaluate(
         checkpoint, task or [], dataset or [], parse_settings(set_ or []), seed, out, cpus
     )
-    _console(wide=True).print(single.table(records))
+    console(wide=True).print(single.table(records))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: sslbench run leaderboards/quickstart/grid.toml --dry-run")
-def run(
-    grid: Annotated[Path, typer.Argument(help="The grid file.")],
-    executor: Annotated[str, typer.Option(help="debug (this process) or local.")] = "local",
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Local jobs at a time.", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Compute failed cells again.")
-    ] = False,
-) -> None:
-    """Run what is missing of a grid; run it again to resume."""
-    if executor not in ("debug", "local"):
-        raise UserError(f"executor {executor!r}; allowed: debug, local")
-    from sslbench.grid.config import read
-    from sslbench.grid.plan import plan
-    from sslbench.grid.run import execute, missing
-
-    config = read(grid)
-    folder = out or Path("runs") / config.name
-    work = plan(config, grid)
-    before = missing(work, folder, retry_failed)
-    print(_summary(before, folder))
-    if dry_run:
-        for item in before.work:
-            print(f"  {item.source.name}, {_label(item.source)}: {len(item.cells)} cells to do")
-        return
-    if before.open:
-        with _progress(config.name) as report:
-            execute(
-                config,
-                grid,
-                work,
-                folder,
-                executor=executor,
-                parallel=parallel,
-                retry_failed=retry_failed,
-                report=lambda done, of: report(done, of, {}),
-            )
-    _status(work, folder)
-
-
-@app.command(epilog="Example: sslbench status leaderboards/quickstart/grid.toml")
-def status(
-    grid: Annotated[Path, typer.Argument(help="The grid file.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """Show how far a grid is: cells done, failed, not applicable and missing, with reasons."""
-    from sslbench.grid.config import read
-    from sslbench.grid.plan import plan
-
-    config = read(grid)
-    _status(plan(config, grid), out or Path("runs") / config.name, json)
+app.registered_commands += commands.app.registered_commands
 
 
 @app.command(epilog="Example: sslbench publish runs/quickstart --out leaderboards/quickstart")
@@ -213,115 +155,8 @@ def publish(
     from sslbench import leaderboard
 
     board = leaderboard.publish(records, out)
-    _console(wide=True).print(leaderboard.table(board))
+    console(wide=True).print(leaderboard.table(board))
     print(f"{out / 'leaderboard.csv'}, {out / 'records.csv'}, {out / 'index.html'}")
-
-
-def parse_value(text: str) -> Any:
-    """A value as TOML has it; what is not TOML is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`["a=1", "recipe.lr=0.1"]` → `{"a": 1, "recipe": {"lr": 0.1}}`. Raises UserError."""
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"--set {pair!r}: expected NAME=VALUE")
-        *tables, last = name.strip().split(".")
-        place = out
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise UserError(f"--set {pair!r}: {table} was given a value before")
-        place[last] = parse_value(value.strip())
-    return out
-
-
-def parse_encoder(text: str) -> dict[str, Any]:
-    """`resnet18(width=16,stem=conv3)` → its configuration. Raises UserError."""
-    name, bracket, rest = text.partition("(")
-    if bracket and not rest.endswith(")"):
-        raise UserError(f"encoder {text!r}: expected NAME or NAME(setting=value,…)")
-    pairs = [pair for pair in rest.removesuffix(")").split(",") if pair.strip()]
-    return {"name": name.strip(), **parse_settings(pairs)}
-
-
-def _console(wide: bool = False) -> "Console":
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if wide and not console.is_terminal:  # a table in a file or a pipe is never cut
-        console.width = 240
-    return console
-
-
-def _progress(title: str) -> "_Bar":
-    return _Bar(title)
-
-
-class _Bar:
-    """A progress bar on standard error, quiet where that is no terminal."""
-
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Remaining(),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(title, total=None, text="")
-
-    def __enter__(self) -> "_Bar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, done: int, of: int, line: dict[str, float]) -> None:
-        shown = {"loss": "{:.4f}", "rankme": "{:.1f}", "images_per_second": "{:.0f}"}
-        text = "  ".join(f"{k} {f.format(line[k])}" for k, f in shown.items() if k in line)
-        self.bar.update(self.task, completed=done, total=of, text=text)
-
-
-def _label(source: Any) -> str:
-    if not hasattr(source, "encoder"):
-        return str(source.path)
-    run: Pretraining = source
-    encoder = run.checkpoint().encoder
-    return f"{encoder}, {run.dataset}, {run.epochs} epochs, seed {run.seed}"
-
-
-def _summary(left: "Missing", folder: Path) -> str:
-    return (
-        f"{folder}: {left.cells - left.open} of {left.cells} cells done, "
-        f"{left.trained} of {left.pretrainings} pretraining runs finished"
-    )
-
-
-def _status(work: list[Any], folder: Path, json: bool = False) -> None:
-    from sslbench.grid import status as module
-
-    found = module.status(work, folder)
-    if json:
-        from sslbench.listing import print_json
-
-        print_json(found.as_json())
-    else:
-        _console(wide=True).print(module.table(found))
 
 
 def main() -> None:

@@ -37,6 +37,14 @@ def launched() -> Iterator[str]:
         dist.destroy_process_group()
 
 
+def lost(error: Exception) -> bool:
+    """Whether an error only says that another process of the group is gone."""
+    text = str(error)
+    return (
+        isinstance(error, dist.DistError) or "Connection closed by peer" in text or "gloo" in text
+    )
+
+
 def rank() -> int:
     """This process's number, 0 in a single one."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -13,7 +13,7 @@ from sslbench.checkpoint import weights_hash
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable, UserError
-from sslbench.grid.plan import Evaluation
+from sslbench.grid.cells import Evaluation
 from sslbench.provenance import provenance
 from sslbench.records import Checkpoint, Provenance, Record, Status
 from sslbench.records import Score as ScoreRecord

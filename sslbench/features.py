@@ -49,7 +49,7 @@ def features(
         raise LookupError(f"layer {layer!r}; {encoder.label} has {', '.join(names)}")
     if not cache:
         return _extract(encoder, split, wanted, names[-1])
-    folder = cache_root() / "features" / _key(encoder, split)
+    folder = place(encoder.config, weights_hash(encoder), split)
     found = {name: _read(folder, name) for name in wanted}
     missing = [name for name, array in found.items() if array is None]
     if missing:
@@ -59,8 +59,10 @@ def features(
     return {name: array for name, array in found.items() if array is not None}
 
 
-def _key(encoder: Encoder, split: Split) -> str:
-    return digest(encoder.config, weights_hash(encoder), split.hash, "float32", EXTRACTOR_VERSION)
+def place(config: dict[str, Any], weights: str, split: Split) -> Path:
+    """The folder of a split's features, from the encoder's configuration and weights hash."""
+    key = digest(config, weights, split.hash, "float32", EXTRACTOR_VERSION)
+    return cache_root() / "features" / key
 
 
 @torch.inference_mode()

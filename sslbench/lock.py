@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sslbench.errors import UserError
 
@@ -21,8 +22,9 @@ POLL_SECONDS = 0.5
 def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder`/.lock, created exclusively and refreshed while held.
 
-    A lock whose process has died on this host, or that was not refreshed for two minutes of the
-    file system's own clock, is taken over.
+    A lock is taken over where its process has died on this host, where it belongs to an earlier
+    start of the SLURM job that this process is in, and where it was not refreshed for two minutes
+    of the file system's own clock.
 
     Args:
         folder: made if it does not exist.
@@ -39,6 +41,7 @@ def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
             "pid": os.getpid(),
             "start": _start_time(os.getpid()),
             "id": uuid.uuid4().hex,
+            **_start_of_job(),
         }
     )
     while not _create(path, me):
@@ -112,9 +115,18 @@ def _alive(path: Path) -> str | None:
     if not found:  # created this instant, not yet written, or its writer was killed there
         return "starting" if age < HEARTBEAT_SECONDS else None
     who = f"process {found['pid']} on {found['host']}"
+    job = _start_of_job()
+    if job and found.get("job") == job["job"] and found["restart"] < job["restart"]:
+        return None
     if found["host"] == socket.gethostname():
         return who if _start_time(found["pid"]) == found["start"] else None
     return who if age < STALE_SECONDS else None
+
+
+def _start_of_job() -> dict[str, Any]:
+    """The SLURM job that this process is in, and how often it was queued again."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return {"job": job, "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0))} if job else {}
 
 
 def _start_time(pid: int) -> str | None:

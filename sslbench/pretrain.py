@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,17 @@ from sslbench.monitor import read_log, spread
 from sslbench.provenance import provenance
 from sslbench.random import Random, mix
 from sslbench.storage import write_json, write_text
+
+
+class Interruption(Protocol):
+    """Somebody who may want the run to save its state before it is ended."""
+
+    def asked(self) -> bool:
+        """Whether the state is to be saved after this step."""
+
+    def saved(self) -> None:
+        """Called after it was; need not return."""
+
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOOP_VERSION = 1  # raised by whatever in this file can move a number
@@ -43,6 +54,7 @@ class Options:
         online: called with the encoder after every `online_epochs` epochs; returns numbers to log.
         online_epochs: 0 for never.
         wait: where another process trains in the folder, wait for it instead of raising.
+        interruption: asked after every step, with several processes after every logged one.
     """
 
     device: str = "cpu"
@@ -54,6 +66,7 @@ class Options:
     online: Callable[[torch.nn.Module], dict[str, float]] | None = None
     online_epochs: int = 0
     wait: bool = False
+    interruption: Interruption | None = None
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,14 @@ def train(
         UserError: the folder is in use, belongs to another run, or is damaged.
     """
     about, options = about or {}, options or Options()
-    if distributed.rank():
-        return _Run(method, folder, epochs, seed, about, options).finish()
-    with exclusive(folder, wait=options.wait):
+    first = distributed.rank() == 0
+    with exclusive(folder, wait=options.wait) if first else nullcontext():
         run = _Run(method, folder, epochs, seed, about, options)
-        return run.finished() or run.finish()
+        outcome = run.finished() if first else None
+        ended = torch.tensor(float(outcome is not None), device=run.device)
+        if distributed.total(ended):  # as the first process sees it; the others wait here for it
+            return outcome or run.finished() or run.finish()
+        return run.finish()
 
 
 class _Run:
@@ -161,10 +177,14 @@ class _Run:
                 self._write_log(loss, self.seconds + time.monotonic() - clock)
             for share in self.kept.get(self.step, ()):
                 self._save_encoder(f"encoder-{share:g}", share)
-            if self.step < self.steps and self._time_to_save(time.monotonic() - clock):
+            asked = self.options.interruption is not None and self.options.interruption.asked()
+            due = asked or time.monotonic() - clock >= self.options.save_seconds
+            if self.step < self.steps and self._agreed(due):
                 self.seconds += time.monotonic() - clock
                 clock = time.monotonic()
                 self._save(loss)
+                if asked and self.options.interruption is not None:
+                    self.options.interruption.saved()
         self.seconds += time.monotonic() - clock
         if self.steps:
             self._save(loss)
@@ -181,8 +201,8 @@ class _Run:
             views = method.views(batch.to(self.device), random.to(self.device))
         with self._autocast():
             loss = method.loss(views, progress)
-        if self.device.type == "cpu":
-            self._check(loss)
+        if self.device.type == "cpu" and distributed.world() == 1:
+            self._check(loss)  # elsewhere only where the loss is logged: there all processes agree
         if self.optimizer is None:
             return loss.detach()
         self.optimizer.zero_grad(set_to_none=True)
@@ -216,8 +236,9 @@ class _Run:
     # ------------------------------------------------------------------ what is written
 
     def _write_log(self, loss: Tensor, seconds: float) -> None:
-        self._check(loss)
-        mean_loss = float(distributed.total(loss.float().clone()) / distributed.world())
+        mean = distributed.total(loss.detach().float().clone()) / distributed.world()
+        self._check(mean)
+        mean_loss = float(mean)
         line: dict[str, Any] = {
             "step": self.step,
             "epoch": round(self.step / self.feed.epoch_steps, 4),
@@ -244,15 +265,17 @@ class _Run:
             if self.options.progress:
                 self.options.progress(self.step, self.steps, line)
 
-    def _time_to_save(self, seconds: float) -> bool:
-        due = seconds >= self.options.save_seconds
-        if distributed.world() == 1 or self.step % self.options.log_steps:
-            return due and distributed.world() == 1
-        return bool(distributed.total(torch.tensor(float(due), device=self.device)))  # agreed on
+    def _agreed(self, due: bool) -> bool:
+        """Whether any process thinks that it is time to save; several ask at logged steps only."""
+        if distributed.world() == 1:
+            return due
+        if self.step % self.options.log_steps:
+            return False
+        return bool(distributed.total(torch.tensor(float(due), device=self.device)))
 
     def _save(self, loss: Tensor) -> None:
         """Write the training state. A state that is not finite is never saved."""
-        self._check(loss)
+        self._check(distributed.total(loss.detach().float().clone()))
         self._check_weights()
         if distributed.rank() or self.optimizer is None:
             return

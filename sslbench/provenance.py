@@ -1,5 +1,6 @@
 """Where and with what a number was computed."""
 
+import json
 import platform
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from sslbench import registry
 from sslbench.hashing import digest, file_sha256
 
 CODE = ("sslbench", "methods", "tasks", "pyproject.toml")  # what may not differ from the commit
+SNAPSHOT = "snapshot.json"  # in a copy of the package: the commit that it was made from
 PACKAGES = ("sslbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
 
 
@@ -52,8 +54,20 @@ def code_hash() -> str:
     roots = [Path(__file__).parent]
     for kind in registry.KINDS:
         roots += [Path(p) for p in import_module(f"sslbench.{kind}").__path__]
-    files = [path for root in [*roots, *registry.plugin_folders()] for path in root.rglob("*.py")]
-    return digest(sorted(file_sha256(path) for path in set(files)))
+    for kind in (*registry.KINDS, "datasets"):  # what a snapshot takes of a plugin folder
+        roots += [folder / kind for folder in registry.plugin_folders()]
+    files = {path for root in roots for path in root.rglob("*.py")}
+    return digest(sorted(file_sha256(path) for path in files))
+
+
+def commit() -> dict[str, Any]:
+    """The commit of the code, and whether the files differ from it; None where nobody knows."""
+    copied = Path(__file__).parent / SNAPSHOT
+    if copied.exists():
+        return dict(json.loads(copied.read_text(encoding="utf-8")))
+    status = _git("status", "--porcelain", "--", *(f":/{name}" for name in CODE))
+    dirty = None if status is None else bool(status)
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": dirty}
 
 
 def provenance(seconds: float, device: str = "cpu") -> dict[str, Any]:
@@ -67,13 +81,11 @@ def provenance(seconds: float, device: str = "cpu") -> dict[str, Any]:
 
     from sslbench import distributed
 
-    status = _git("status", "--porcelain", "--", *(f":/{name}" for name in CODE))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if status is None else bool(status),
+        **commit(),
         "code": code_hash(),
         "versions": {
             "python": platform.python_version(),

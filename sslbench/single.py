@@ -17,8 +17,8 @@ from sslbench.errors import UserError, suggest
 from sslbench.evaluation import evaluate as evaluate_cell
 from sslbench.features import features
 from sslbench.grid import plan
+from sslbench.grid.cells import Evaluation, Pretraining
 from sslbench.grid.job import threads
-from sslbench.grid.plan import Evaluation, Pretraining
 from sslbench.neighbors import knn_accuracy
 from sslbench.pretrain import Options, Outcome, train
 from sslbench.records import Checkpoint, Record, Store
@@ -174,9 +174,9 @@ def _records(
         folder = out or Path(temporary)
         store = Store(folder / "records")
         for cell in cells:
-            record, examples = evaluate_cell(
-                encoder, checkpoint, cell, load(cell.dataset), folder / "work" / cell.key
-            )
+            work = folder / "work" / cell.key[:2] / cell.key
+            data = load(cell.dataset)
+            record, examples = evaluate_cell(encoder, checkpoint, cell, data, work)
             records.append(store.put(record, examples))
     return records
 

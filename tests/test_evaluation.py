@@ -8,7 +8,7 @@ from sslbench import evaluation
 from sslbench.data import load
 from sslbench.encoder import build
 from sslbench.errors import NotApplicable
-from sslbench.grid.plan import Evaluation
+from sslbench.grid.cells import Evaluation
 from sslbench.records import Checkpoint
 from sslbench.task import Result, Score, Task
 

@@ -53,16 +53,46 @@ class Resources(_Table):
     """[resources.pretrain] and [resources.evaluate]: what one job gets.
 
     Attributes:
-        cpus: threads of a job; part of what makes results equal to the last bit.
-        gpus: of one job, 0 to train on the CPU.
+        cpus: threads of a process; part of what makes results equal to the last bit.
+        gpus: of one node, 0 to train on the CPU.
+        nodes: of one pretraining job.
+        processes: of a pretraining job on each node; None: one per GPU, or one.
         hours: time limit.
+        memory_gb: of one node; None: the cluster's default.
         save_seconds: time between saved states of a pretraining run.
+        attempts: starts in a row without progress after which a run is recorded as failed.
+        pack_minutes: evaluation cells share a job until they are estimated to take this long.
+        cell_minutes: estimate for a cell of which no record tells how long it takes.
+        partition: where the jobs go, and account, qos and constraint as sbatch has them.
+        throttle: most jobs of one array that run at a time; None: no limit.
+        setup: shell lines before each job (modules, virtual environment, container).
+        python: command instead of this interpreter, e.g. "apptainer exec --nv image.sif python".
+        options: other options of sbatch, e.g. { reservation = "lab" }.
     """
 
     cpus: int = Field(default=1, ge=1)
     gpus: int = Field(default=0, ge=0)
+    nodes: int = Field(default=1, ge=1)
+    processes: int | None = Field(default=None, ge=1)
     hours: float = Field(default=24.0, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0)
     save_seconds: float = Field(default=60.0, ge=0)
+    attempts: int = Field(default=10, ge=1)
+    pack_minutes: float = Field(default=60.0, ge=0)
+    cell_minutes: float = Field(default=5.0, gt=0)
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    throttle: int | None = Field(default=None, ge=1)
+    setup: list[str] = Field(default_factory=list)
+    python: str | None = None
+    options: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def world(self) -> int:
+        """Number of processes of a pretraining job."""
+        return self.nodes * (self.processes or max(1, self.gpus))
 
 
 class ResourcesTable(_Table):
@@ -72,6 +102,18 @@ class ResourcesTable(_Table):
     evaluate: Resources = Resources()
 
 
+class Keep(_Table):
+    """[keep]: what stays on disk although no later step needs it.
+
+    Attributes:
+        states: training states of runs that have finished.
+        features: cached features of checkpoints whose cells are all recorded.
+    """
+
+    states: bool = True
+    features: bool = True
+
+
 class Grid(_Table):
     """A whole grid file.
 
@@ -79,7 +121,8 @@ class Grid(_Table):
         name: of the run folder and the leaderboard.
         seeds: of pretraining.
         override: method, task or variant name → its settings, with the tables `encoder`, `recipe`
-            and the key `epochs` for methods; `of` makes it a variant with a row of its own.
+            and the key `epochs` for methods, and `resources`; `of` makes it a variant with a row of
+            its own.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -89,6 +132,7 @@ class Grid(_Table):
     evaluate: EvaluateTable
     override: dict[str, dict[str, Any]] = Field(default_factory=dict)
     resources: ResourcesTable = ResourcesTable()
+    keep: Keep = Keep()
 
 
 def read(path: Path) -> Grid:
@@ -119,6 +163,21 @@ def read(path: Path) -> Grid:
             raise UserError(f"{at}: unknown key {place!r}; {allowed}") from None
         found = "" if first["type"] == "missing" else f", found {first['input']!r}"
         raise UserError(f"{at}: {place}: {first['msg']}{found}") from None
+
+
+def merged(base: Resources, changes: Any, where: str) -> Resources:
+    """Resources with changes. Raises UserError with what is wrong in them and what is allowed."""
+    if not isinstance(changes, dict):
+        raise UserError(f"{where}: a table expected, found {changes!r}")
+    try:
+        return Resources.model_validate({**base.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = suggest(key, list(Resources.model_fields))
+            raise UserError(f"{where}: unknown key {key!r}; {allowed}") from None
+        raise UserError(f"{where}.{key}: {first['msg']}, found {first['input']!r}") from None
 
 
 def _fields(where: list[str]) -> dict[str, Any]:

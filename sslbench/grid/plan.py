@@ -1,160 +1,18 @@
-"""A checked grid → its cells, named by hashes of all that determines them."""
+"""A checked grid → its cells."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sslbench import registry
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load, load_train
-from sslbench.encoder import build, label
 from sslbench.errors import NotApplicable, UserError, suggest
-from sslbench.features import EXTRACTOR_VERSION
-from sslbench.grid.config import Grid, line_of
+from sslbench.grid.cells import Evaluation, External, Pretraining, Work
+from sslbench.grid.config import Grid, Resources, line_of, merged
 from sslbench.hashing import digest
-from sslbench.method import Method, Recipe
-from sslbench.pretrain import LOOP_VERSION, PRECISIONS
-from sslbench.random import mix
-from sslbench.records import Checkpoint
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """One pretraining run; names and numbers only, so that it travels to a job.
-
-    Attributes:
-        name: of the row; a variant's differs from its method's.
-        method: as in the registry.
-        settings: all of the method's, as plain values.
-        recipe: the whole recipe, as plain values.
-        encoder: configuration, without what is taken from the data.
-        dataset: as `load_train` takes it.
-        dataset_hash: of the split that is trained on.
-        at: shares of the training, below 1, at which the encoder is kept.
-    """
-
-    name: str
-    method: str
-    method_version: int
-    family: str
-    settings: dict[str, Any]
-    recipe: dict[str, Any]
-    encoder: dict[str, Any]
-    dataset: str
-    dataset_hash: str
-    epochs: int
-    seed: int
-    at: tuple[float, ...] = ()
-    precision: str = "float32"
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that determines the weights, and of the row's name."""
-        return digest(asdict(self), LOOP_VERSION)
-
-    def build(self) -> Method:
-        """The method on its freshly initialised encoder, the same at every call.
-
-        Raises:
-            NotApplicable: the method cannot train this encoder or this data.
-            UserError: a setting is wrong.
-        """
-        import torch
-
-        cls = registry.method(self.method)
-        _, data = load_train(self.dataset)
-        settings = registry.settings(cls, self.settings)
-        with torch.random.fork_rng():
-            torch.manual_seed(mix(self.seed, 1))
-            encoder = build(self.encoder, data)
-            torch.manual_seed(mix(self.seed, 2))
-            try:
-                method = cls(encoder, data, **settings)
-            except ValueError as error:
-                raise UserError(f"{self.method}: {error}") from None
-        method.recipe = registry.override(Recipe(), self.recipe, f"{self.method}.recipe")
-        return method
-
-    def about(self, method: Method) -> dict[str, Any]:
-        """What the checkpoint and its records say of this run."""
-        return {
-            "key": self.key,
-            "name": self.name,
-            "family": self.family,
-            "method": self.method,
-            "method_version": self.method_version,
-            "settings": self.settings,
-            "recipe": self.recipe,
-            "encoder": method.encoder.label,
-            "encoder_config": method.encoder.config,
-            "pretrain_dataset": self.dataset,
-            "pretrain_dataset_hash": self.dataset_hash,
-            "pretrain_epochs": self.epochs,
-            "pretrain_seed": self.seed,
-        }
-
-    def checkpoint(self) -> Checkpoint:
-        """What a record says where the method could not even be built."""
-        return Checkpoint(
-            key=self.key,
-            name=self.name,
-            family=self.family,
-            method=self.method,
-            method_version=self.method_version,
-            settings=self.settings,
-            recipe=self.recipe,
-            encoder=label(self.encoder),
-            pretrain_dataset=self.dataset,
-            pretrain_dataset_hash=self.dataset_hash,
-            pretrain_epochs=self.epochs,
-            pretrain_seed=self.seed,
-        )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One cell: a task on a dataset, for one checkpoint.
-
-    Attributes:
-        checkpoint: key of what determined the weights.
-        at: share of the pretraining, 1 for its end.
-        task: name of the column; a variant's differs from its protocol's.
-        protocol: as in the registry.
-    """
-
-    checkpoint: str
-    at: float
-    task: str
-    protocol: str
-    version: int
-    settings: dict[str, Any]
-    dataset: str
-    dataset_hash: str
-    seed: int
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that determines the scores."""
-        return digest(asdict(self), EXTRACTOR_VERSION)
-
-
-@dataclass(frozen=True)
-class External:
-    """A checkpoint folder that takes part as it is."""
-
-    name: str
-    path: str
-    key: str
-
-
-@dataclass(frozen=True)
-class Work:
-    """One source of weights, and the cells that evaluate it."""
-
-    source: Pretraining | External
-    cells: list[Evaluation]
+from sslbench.pretrain import PRECISIONS
 
 
 def plan(grid: Grid, path: Path) -> list[Work]:
@@ -214,12 +72,31 @@ def _rows(grid: Grid, kind: str, names: list[str], path: Path) -> dict[str, str]
 
 def _override(grid: Grid, name: str, of: str) -> dict[str, Any]:
     """Settings of a row: its method's or task's, then its own."""
-    merged = dict(grid.override.get(of, {})) if of != name else {}
+    both = dict(grid.override.get(of, {})) if of != name else {}
     for key, value in grid.override.get(name, {}).items():
-        base = merged.get(key)
-        both = isinstance(base, dict) and isinstance(value, dict) and key != "encoder"
-        merged[key] = {**base, **value} if both else value  # type: ignore[dict-item]
-    return {key: value for key, value in merged.items() if key != "of"}
+        base = both.get(key)
+        tables = isinstance(base, dict) and isinstance(value, dict) and key != "encoder"
+        both[key] = {**base, **value} if tables else value  # type: ignore[dict-item]
+    return {key: value for key, value in both.items() if key not in ("of", "resources")}
+
+
+def resources(grid: Grid, stage: str, name: str, of: str) -> Resources:
+    """What a row's jobs get: the stage's, changed by its method's or task's, then by its own.
+
+    Args:
+        grid: the checked file.
+        stage: "pretrain" or "evaluate".
+        name: of the row or column.
+        of: its method or task.
+
+    Raises:
+        UserError: an unknown resource, or a value of another type.
+    """
+    found: Resources = getattr(grid.resources, stage)
+    for key in dict.fromkeys((of, name)):
+        if changes := grid.override.get(key, {}).get("resources"):
+            found = merged(found, changes, f"override.{key}.resources")
+    return found
 
 
 def _protocol(grid: Grid, name: str, of: str, path: Path) -> tuple[str, str, int, dict[str, Any]]:
@@ -244,22 +121,22 @@ def _pretrainings(grid: Grid, path: Path) -> Iterator[Pretraining]:
         for dataset in table.datasets:
             for encoder in encoders:
                 for budget in epochs:
-                    for seed in grid.seeds:
-                        try:
-                            yield pretraining(
-                                of,
-                                dataset,
-                                encoder,
-                                name=name,
-                                given=given,
-                                epochs=budget,
-                                seed=seed,
-                                at=tuple(table.checkpoints),
-                                precision=table.precision,
-                            )
-                        except UserError as error:
-                            at = line_of(path, "override", name)
-                            raise UserError(f"{at}: {error}") from None
+                    try:
+                        run = pretraining(
+                            of,
+                            dataset,
+                            encoder,
+                            name=name,
+                            given=given,
+                            epochs=budget,
+                            seed=0,
+                            at=tuple(table.checkpoints),
+                            precision=table.precision,
+                        )
+                    except UserError as error:
+                        at = line_of(path, "override", name)
+                        raise UserError(f"{at}: {error}") from None
+                    yield from (replace(run, seed=seed) for seed in grid.seeds)
 
 
 def pretraining(

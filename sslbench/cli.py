@@ -1,0 +1,88 @@
+"""What the commands share: settings as text, tables and progress on the terminal."""
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from sslbench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML has it; what is not TOML is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`["a=1", "recipe.lr=0.1"]` → `{"a": 1, "recipe": {"lr": 0.1}}`. Raises UserError."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set {pair!r}: expected NAME=VALUE")
+        *tables, last = name.strip().split(".")
+        place = out
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {pair!r}: {table} was given a value before")
+        place[last] = parse_value(value.strip())
+    return out
+
+
+def parse_encoder(text: str) -> dict[str, Any]:
+    """`resnet18(width=16,stem=conv3)` → its configuration. Raises UserError."""
+    name, bracket, rest = text.partition("(")
+    if bracket and not rest.endswith(")"):
+        raise UserError(f"encoder {text!r}: expected NAME or NAME(setting=value,…)")
+    pairs = [pair for pair in rest.removesuffix(")").split(",") if pair.strip()]
+    return {"name": name.strip(), **parse_settings(pairs)}
+
+
+def console(wide: bool = False) -> "Console":
+    """Standard output; where it is a file or a pipe, `wide` tables are not cut."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    if wide and not out.is_terminal:
+        out.width = 240
+    return out
+
+
+class Progress:
+    """A progress bar on standard error, quiet where that is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        console = Console(stderr=True)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Remaining(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(title, total=None, text="")
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, done: int, of: int, line: dict[str, float]) -> None:
+        """Show how much is done, and numbers of the training log."""
+        shown = {"loss": "{:.4f}", "rankme": "{:.1f}", "images_per_second": "{:.0f}"}
+        text = "  ".join(f"{k} {f.format(line[k])}" for k, f in shown.items() if k in line)
+        self.bar.update(self.task, completed=done, total=of, text=text)
