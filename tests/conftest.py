@@ -18,6 +18,10 @@ from sslbench.encoder import Encoder, build
 SIZE = 16
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slurm-events", type=int, default=6, help="misfortunes of the chaos test")
+
+
 def tiny_images(n: int = 64, classes: int = 4) -> ImageArray:
     """Images of 16 pixels; each class is a smooth coloured pattern, seen with noise."""
     random = np.random.default_rng(0)
