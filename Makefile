@@ -54,7 +54,7 @@ pictures: pages
 
 test: $(VENV)/.developer
 	-$(SSLBENCH) fetch cifar10-mini koppen mnist-mini
-	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 test-slow: $(VENV)/.developer
 	$(BIN)/pytest -m slow
