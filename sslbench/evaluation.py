@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import stats
 
 from sslbench import registry
@@ -21,6 +22,10 @@ from sslbench.statistics import LEVEL, interval
 from sslbench.task import Result, Score, Task
 
 REASON_LINES = 6
+OUT_OF_MEMORY = (
+    "out of GPU memory: ask for a larger GPU, or for more of them (gpus, nodes), which share the "
+    "batch; a smaller batch would be another method"
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +128,10 @@ def failure(error: BaseException) -> str:
     """The last lines of a traceback, ending with the error itself."""
     if isinstance(error, UserError | NotApplicable):
         return str(error)
-    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-    return "\n".join(lines[-REASON_LINES:])
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()[-REASON_LINES:]
+    if isinstance(error, torch.OutOfMemoryError):
+        lines.append(OUT_OF_MEMORY)
+    return "\n".join(lines)
 
 
 def without_result(

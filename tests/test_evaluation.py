@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from sslbench import evaluation
@@ -98,3 +99,11 @@ def test_what_does_not_apply_says_why(record):
     assert found.status == "not_applicable"
     assert found.reason == "needs a boxes target; digits has ('label',)"
     assert record(refuse, modality="text")[0].status == "not_applicable"
+
+
+def test_out_of_memory_comes_with_advice():
+    """It is not tried again with a smaller batch, which would be another method."""
+    reason = evaluation.failure(torch.OutOfMemoryError("CUDA out of memory."))
+    assert "CUDA out of memory." in reason
+    assert reason.splitlines()[-1] == evaluation.OUT_OF_MEMORY
+    assert evaluation.OUT_OF_MEMORY not in evaluation.failure(RuntimeError("CUDA error"))

@@ -1,11 +1,14 @@
 """Grids through a real SLURM: the same numbers as on one machine, whatever happens on the way."""
 
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,9 +175,14 @@ class Chaos:
         first = [job for job in jobs if stages[job["name"]] == "pretrain"]
         return self.random.choice(first or jobs) if jobs else None
 
-    def strike(self) -> None:
-        """One random event, on something that runs if there is anything."""
-        event = self.random.choice(self.events)
+    def strikes(self, count: int) -> Iterator[Callable[..., None]]:
+        """So many events in random order, of each kind about as many."""
+        kinds = list(itertools.islice(itertools.cycle(self.events), count))
+        self.random.shuffle(kinds)
+        return iter(kinds)
+
+    def strike(self, event: Callable[..., None]) -> None:
+        """One event, on something that runs if there is anything."""
         before = bool(self.training())
         try:
             target = self.cluster.wait(self.running, 20)
@@ -253,9 +261,11 @@ def test_chaos_loses_nothing(cluster, tmp_path, undisturbed, request, capsys):
     grid, run = write(tmp_path, epochs=epochs, save=1), tmp_path / "run"
     sslbench("run", grid, "--executor", "slurm", "--out", run)
     chaos = Chaos(cluster, grid, run, seed=events)
-    for _ in range(events):
+    struck: Counter[str] = Counter()
+    for event in chaos.strikes(events):
         time.sleep(chaos.random.uniform(0, 6))
-        chaos.strike()
+        chaos.strike(event)
+        struck[event.__name__] += 1
 
     def quiet() -> bool:
         settle(cluster)
@@ -266,4 +276,5 @@ def test_chaos_loses_nothing(cluster, tmp_path, undisturbed, request, capsys):
     cluster.wait(quiet, SECONDS)
     with capsys.disabled():
         print(f"\n{events} events, {chaos.hits} of them while a pretraining run was at work")
+        print(", ".join(f"{name} {count}" for name, count in sorted(struck.items())))
     assert results(run) == expected
