@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ MOST = 300  # jobs of an array: each puts three files into the array's folder
 WARNING_SECONDS = 90  # between the signal and the end of a job
 BUSY = "Requested node configuration is not available"  # `fits` knows better: nodes are drained
 LIMIT = "SubmitJob"  # in AssocMaxSubmitJobLimit, QOSGrpSubmitJobsLimit and their like
+PAUSE_SECONDS = 0.2  # between two calls of sbatch
 ENDLESS = 1_000_000  # time limits that submitit lets pass; attempts are counted by the job itself
 
 
@@ -223,6 +225,8 @@ def submit(
     )
     ids: dict[int, str] = {}
     for number, array in enumerate(arrays):
+        if number:
+            time.sleep(PAUSE_SECONDS)  # the controller has others to serve
         if room is not None and len(array.jobs) > room:
             return [a for i, a in enumerate(arrays) if i >= number and i not in ids]
         if isinstance(array.after, int):
