@@ -43,7 +43,8 @@ def run(
     if executor not in EXECUTORS:
         raise UserError(f"executor {executor!r}; {suggest(executor, EXECUTORS)}")
     from sslbench.grid import report as say
-    from sslbench.grid.run import arranged, execute, launch, missing
+    from sslbench.grid.local import execute
+    from sslbench.grid.run import arranged, launch, missing
 
     config, work, folder = _planned(grid, out)
     before = missing(work, folder, retry_failed)

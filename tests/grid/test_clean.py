@@ -10,16 +10,15 @@ from sslbench import registry
 from sslbench.errors import UserError
 from sslbench.grid.clean import leftovers, remove
 from sslbench.grid.config import read
+from sslbench.grid.local import execute
 from sslbench.grid.plan import plan
-from sslbench.grid.run import execute, missing
+from sslbench.grid.run import missing
 from sslbench.lock import exclusive
 from sslbench.pretrain import train
 from sslbench.records import Store
 from tests.conftest import tiny_images, tiny_resnet
-from tests.grid.folders import RunFolder
 from tests.grid.test_arrange import run, work
 from tests.grid.test_run import GRID
-from tests.grid.test_scheduler import Commands
 
 NAMES = {
     "training states of finished runs": "states",
@@ -27,16 +26,6 @@ NAMES = {
     "scripts and pickles of jobs that are over": "scripts",
     "code that no job waits for": "code",
 }
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return RunFolder(tmp_path / "run")
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    return Commands(tmp_path / "bin", monkeypatch)
 
 
 def found(folder):

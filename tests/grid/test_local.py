@@ -11,11 +11,11 @@ import submitit
 import torch
 
 from sslbench.errors import UserError
-from sslbench.grid import run as module
+from sslbench.grid import local as module
 from sslbench.grid.cells import External, Work
 from sslbench.grid.config import Resources, read
+from sslbench.grid.local import execute
 from sslbench.grid.plan import plan
-from sslbench.grid.run import execute
 from tests.grid.test_config import GOOD
 
 GRID = GOOD.replace("[0, 1]", "[0, 1, 2]").replace("[override.simclr]\ntemperature = 0.2", "")

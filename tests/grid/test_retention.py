@@ -8,8 +8,8 @@ import pytest
 from sslbench.grid.cells import Work
 from sslbench.grid.config import Resources, read
 from sslbench.grid.job import Job
+from sslbench.grid.local import execute
 from sslbench.grid.plan import plan
-from sslbench.grid.run import execute
 from sslbench.records import Store
 from tests.grid.test_run import GRID, scores
 

@@ -14,8 +14,9 @@ import pytest
 from sslbench.errors import UserError
 from sslbench.grid.config import read
 from sslbench.grid.job import Job, checkpoint_folder
+from sslbench.grid.local import execute
 from sslbench.grid.plan import plan
-from sslbench.grid.run import execute, missing
+from sslbench.grid.run import missing
 from sslbench.grid.status import status
 from sslbench.records import Store
 

@@ -16,21 +16,9 @@ from sslbench.grid.config import Grid
 from sslbench.grid.logs import find
 from sslbench.grid.status import status, view
 from sslbench.lock import exclusive
-from tests.grid.folders import RunFolder
 from tests.grid.test_arrange import external, grid, run, work
-from tests.grid.test_scheduler import Commands
 
 CUT = "squeue: Unable to contact slurm controller (connect failure)"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return RunFolder(tmp_path / "run")
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    return Commands(tmp_path / "bin", monkeypatch)
 
 
 def both(number, **settings):
