@@ -23,8 +23,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+# seqeval has no wheel, and its setup.py fetches a setuptools_scm that cannot be imported alone.
 $(VENV)/.developer: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet setuptools_scm
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,lint]'
 	touch $@
 
 # Without the archives (no registry within reach), the same grid runs on scikit-learn's digits.

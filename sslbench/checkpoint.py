@@ -16,6 +16,7 @@ from sslbench.encoder import Encoder, build
 from sslbench.errors import UserError
 from sslbench.hashing import file_sha256
 from sslbench.storage import folder_atomic, write_atomic, write_json
+from sslbench.tokenizer import Tokenizer
 
 FORMAT = 1
 
@@ -30,7 +31,7 @@ def weights_hash(encoder: torch.nn.Module) -> str:
 
 
 def save_encoder(encoder: Encoder, folder: Path, about: dict[str, Any]) -> None:
-    """Write `encoder.json` and `encoder.safetensors` into `folder`, atomically.
+    """Write encoder.json, encoder.safetensors and a tokenizer.json into `folder`, atomically.
 
     Args:
         encoder: what is saved; `config` makes it again.
@@ -40,6 +41,9 @@ def save_encoder(encoder: Encoder, folder: Path, about: dict[str, Any]) -> None:
     with folder_atomic(folder) as temporary:
         tensors = {name: t.detach().cpu().clone() for name, t in encoder.state_dict().items()}
         save_file(tensors, temporary / "encoder.safetensors")
+        if encoder.tokenizer is not None:
+            path = temporary / "tokenizer.json"
+            path.write_text(encoder.tokenizer.json, encoding="utf-8")
         description = {
             "format": FORMAT,
             "config": encoder.config,
@@ -72,11 +76,25 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
         if found != description["sha256"]:
             raise ValueError(f"sha256 of {weights.name} is {found}, not {description['sha256']}")
         with torch.random.fork_rng(devices=[]):
-            encoder = build(description["config"])
+            encoder = build(description["config"], tokenizer=_tokenizer(folder))
         encoder.load_state_dict(load_file(weights), strict=True)
         return encoder.eval(), {**description["about"], "encoder": encoder.label}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+        RuntimeError,
+        UserError,
+    ) as error:
         raise UserError(f"{folder}: damaged checkpoint: {error}") from None
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer beside the weights; the configuration holds its hash."""
+    path = folder / "tokenizer.json"
+    return Tokenizer.parse(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

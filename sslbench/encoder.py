@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sslbench.data.image_ops import resize, sobel
-from sslbench.data.split import Batch, Split
-from sslbench.errors import NotApplicable, UserError
+from sslbench.data.split import Batch, Split, Tokens
+from sslbench.errors import NotApplicable, UserError, suggest
+
+if TYPE_CHECKING:
+    from sslbench.tokenizer import Tokenizer
 
 
 class Encoder(nn.Module):
@@ -25,6 +28,8 @@ class Encoder(nn.Module):
         text: of an image–text model, the encoder of captions into the same space.
         patch: patch size in pixels of a vision transformer, else None.
         parts: names of submodules from input to output (layer-wise decay, freezing).
+        tokenizer: of an encoder of texts (also inside an image–text model), else None.
+        causal: whether a text's token sees only those before it.
         chunk: examples to recompute at a time in training, to save memory with the same gradient;
             batch norm then sees one chunk at a time. None: all at once.
     """
@@ -35,7 +40,16 @@ class Encoder(nn.Module):
     text: "Encoder | None" = None
     patch: int | None = None
     parts: tuple[str, ...] = ()
+    tokenizer: "Tokenizer | None" = None
+    causal: bool = False
     chunk: int | None = None
+
+    @classmethod
+    def make(
+        cls, config: dict[str, Any], data: Split | None, tokenizer: "Tokenizer | None"
+    ) -> Self:
+        """An encoder from a configuration, with what it lacks taken from the data."""
+        raise NotImplementedError
 
     def preprocess(self, batch: Batch) -> Any:
         """Turn raw examples into inputs: images (B, 3, S, S) float in [0, 1]."""
@@ -65,7 +79,7 @@ class Encoder(nn.Module):
 
     def variant(self, **changes: Any) -> "Encoder":
         """A freshly initialised encoder with changes in its configuration."""
-        return build({**self.config, **changes})
+        return build({**self.config, **changes}, tokenizer=self.tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +104,26 @@ class ImageEncoder(Encoder):
 
     mean: Tensor
     std: Tensor
+    common: ClassVar[tuple[str, ...]] = ("name", "image_size", "mean", "std", "sobel")
+
+    @classmethod
+    def make(
+        cls, config: dict[str, Any], data: Split | None, tokenizer: "Tokenizer | None"
+    ) -> Self:
+        """An encoder whose colour statistics are the data's where the configuration has none.
+
+        Raises:
+            UserError: no image size, or neither statistics nor data.
+        """
+        if "image_size" not in config:
+            raise UserError(f"encoder {config['name']} needs image_size; found {config}")
+        if "mean" not in config:
+            if data is None:
+                raise UserError(f"encoder {config['name']}: no data to take mean and std from")
+            mean, std = colour_statistics(data)
+            config = {**config, "mean": mean, "std": std}
+        settings = {k: v for k, v in config.items() if k not in cls.common}
+        return cls(config, **settings)
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -115,10 +149,122 @@ class ImageEncoder(Encoder):
         return (images - self.mean) / self.std
 
 
+class TextEncoder(Encoder):
+    """What encoders of texts share: the tokenizer, and how tokens are pooled.
+
+    The layers are the embeddings and the blocks, each averaged over its tokens, then the last
+    block pooled in the other ways, and `pooling` of it as the very last.
+
+    Args:
+        config: "tokenizer" (see `sslbench.tokenizer.trained`), "vocabulary", the number of tokens,
+            and "tokenizer_hash", which is what was learned.
+        pooling: "mean" over the tokens, "first" ([CLS]) or "last" of them.
+
+    Attributes:
+        length: most tokens; longer texts are cut.
+    """
+
+    modality = "text"
+    tokenizer: "Tokenizer"
+    length: int
+    kind: ClassVar[str]
+    common: ClassVar[tuple[str, ...]] = ("name", "tokenizer", "vocabulary", "tokenizer_hash")
+
+    @classmethod
+    def make(
+        cls, config: dict[str, Any], data: Split | None, tokenizer: "Tokenizer | None"
+    ) -> Self:
+        """An encoder with the given tokenizer, or with one that learns from the data.
+
+        Raises:
+            UserError: neither, or not the tokenizer of the configuration.
+        """
+        from sslbench.backbones import causal
+        from sslbench.tokenizer import trained
+
+        config = {"tokenizer": cls.kind, "vocabulary": 8000, **config}
+        if tokenizer is None:
+            if data is None:
+                raise UserError(f"encoder {config['name']}: no data to learn a tokenizer from")
+            tokenizer = trained(
+                data, config["tokenizer"], config["vocabulary"], causal(config["name"])
+            )
+        if config.setdefault("tokenizer_hash", tokenizer.hash) != tokenizer.hash:
+            raise UserError(f"encoder {config['name']}: not the tokenizer that it was made with")
+        settings = {k: v for k, v in config.items() if k not in cls.common}
+        return cls(config, tokenizer, **settings)
+
+    def __init__(self, config: dict[str, Any], tokenizer: "Tokenizer", pooling: str) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling {pooling!r}; {suggest(pooling, list(POOLINGS))}")
+        self.config, self.tokenizer, self.pooling = config, tokenizer, pooling
+
+    def preprocess(self, batch: Batch) -> Tokens:
+        """Tokens of the texts, at most `length` of them; pairs are encoded together."""
+        if batch.tokens is not None:
+            return batch.tokens.to(self.device)
+        if batch.texts is None:
+            raise NotApplicable(f"{self.label} needs texts")
+        return self.tokenizer(batch.texts, self.length).to(self.device)
+
+    def hidden(self, inputs: Tokens) -> list[Tensor]:
+        """(B, N, D) of the embeddings and of every block."""
+        raise NotImplementedError
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) over the vocabulary at positions of the last layer (…, D)."""
+        raise NotApplicable(f"{self.label} has no language-model head")
+
+    def logits(self, inputs: Tokens) -> Tensor:
+        """(B, N, V): of the next token if `causal`, else of the token at the place itself."""
+        return self.head(self.tokens(inputs))
+
+    def layers(self, inputs: Tokens) -> dict[str, Tensor]:
+        """`embeddings.mean`, `block1.mean` …, and the poolings of the last block."""
+        hidden = self.hidden(inputs)
+        names = ["embeddings", *(f"block{i}" for i in range(1, len(hidden)))]
+        named = {
+            f"{name}.mean": pool_tokens(states, inputs.mask, "mean")
+            for name, states in zip(names[:-1], hidden[:-1], strict=True)
+        }
+        for pooling in (*(p for p in POOLINGS if p != self.pooling), self.pooling):
+            named[f"{names[-1]}.{pooling}"] = pool_tokens(hidden[-1], inputs.mask, pooling)
+        return named
+
+    def embed(self, inputs: Tokens) -> Tensor:
+        """(B, D): the last block, pooled."""
+        return pool_tokens(self.tokens(inputs), inputs.mask, self.pooling)
+
+    def tokens(self, inputs: Tokens, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D) of all positions, special tokens included."""
+        if keep is not None:
+            raise NotApplicable(f"{self.label} cannot leave out tokens")
+        return self.hidden(inputs)[-1]
+
+
+POOLINGS = ("mean", "first", "last")
+
+
+def pool_tokens(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """States (B, N, D) of the tokens in `mask` (B, N) → (B, D); 0 where there is no token."""
+    if pooling == "first":
+        return states[:, 0] * mask[:, :1]
+    if pooling == "last":
+        last = mask.sum(1).sub(1).clamp_min(0)
+        return states[torch.arange(len(states)), last] * mask[:, :1]
+    weights = mask[..., None].to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
 def label(config: dict[str, Any]) -> str:
     """`resnet18(image_size=32, width=16)`, without what was taken from the data."""
-    hidden = {"name", "mean", "std"}
-    settings = [f"{k}={v}" for k, v in sorted(config.items()) if k not in hidden]
+    hidden = {"name", "mean", "std", "tokenizer_hash"}
+    settings = [
+        f"{k}={label(v) if isinstance(v, dict) else v}"
+        for k, v in sorted(config.items())
+        if k not in hidden
+    ]
     return f"{config['name']}({', '.join(settings)})"
 
 
@@ -184,30 +330,26 @@ def colour_statistics(split: Split, most: int = 10_000) -> tuple[list[float], li
     return [round(v, 6) for v in mean.tolist()], [round(v, 6) for v in std.tolist()]
 
 
-def build(config: dict[str, Any], data: Split | None = None) -> Encoder:
+def build(
+    config: dict[str, Any], data: Split | None = None, tokenizer: "Tokenizer | None" = None
+) -> Encoder:
     """An encoder from its configuration, initialised from torch's global generator.
 
     Args:
         config: "name" of the backbone and its settings; "image_size" is required for images, and
             "sobel" = true makes any encoder of images see gradients.
-        data: where "mean" and "std" come from if the configuration has none.
+        data: where the configuration's colour statistics or the tokenizer come from, unless they
+            are given.
+        tokenizer: of an encoder of texts.
 
     Raises:
         UserError: an unknown name or setting.
     """
     from sslbench.backbones import constructor
 
-    config = dict(config)
-    if "name" not in config or "image_size" not in config:
-        raise UserError(f"an encoder needs name and image_size; found {config}")
-    if "mean" not in config:
-        if data is None:
-            raise UserError(f"encoder {config['name']}: no data to take mean and std from")
-        config["mean"], config["std"] = colour_statistics(data)
-    make = constructor(config["name"])
-    common = ("name", "image_size", "mean", "std", "sobel")
-    settings = {k: v for k, v in config.items() if k not in common}
+    if "name" not in config:
+        raise UserError(f"an encoder needs a name; found {config}")
     try:
-        return make(config, **settings)
+        return constructor(config["name"]).make(dict(config), data, tokenizer)
     except TypeError as error:
         raise UserError(f"encoder {config['name']}: {error}") from None

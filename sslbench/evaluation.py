@@ -85,10 +85,7 @@ def evaluate(
 
 def _run(task: Task, encoder: Encoder, data: Dataset, seed: int, folder: Path) -> Result:
     """The task's result. Raises RuntimeError where the task broke its contract."""
-    if encoder.modality != task.modality and encoder.text is None:
-        raise NotApplicable(
-            f"needs an encoder of {task.modality}, this one is of {encoder.modality}"
-        )
+    encoder = suited(task, encoder)
     if task.target is not None and task.target not in data.targets:
         raise NotApplicable(
             f"needs a {task.target} target; {data.name} has {data.targets or 'none'}"
@@ -102,6 +99,22 @@ def _run(task: Task, encoder: Encoder, data: Dataset, seed: int, folder: Path) -
     if wanted not in result.scores:
         raise RuntimeError(f"no score {wanted!r} among {', '.join(result.scores)}")
     return result
+
+
+def suited(task: Task | type[Task], encoder: Encoder) -> Encoder:
+    """The encoder that a task works on: of an image–text model, the one of captions for texts.
+
+    Raises:
+        NotApplicable: the task is for another modality.
+    """
+    if task.modality == "image_text" and encoder.text is not None:
+        return encoder
+    if task.modality == "text" and encoder.text is not None:
+        return encoder.text
+    if task.modality in ("any", encoder.modality):
+        return encoder
+    kind = "images and captions" if task.modality == "image_text" else task.modality
+    raise NotApplicable(f"needs an encoder of {kind}, this one is of {encoder.modality}")
 
 
 def _score(score: Score, groups: np.ndarray | None) -> ScoreRecord:

@@ -77,7 +77,10 @@ def _extract(encoder: Encoder, split: Split, names: list[str], last: str) -> dic
     encoder.eval()
     torch.backends.cudnn.allow_tf32 = False  # cached features must not depend on the device
     arrays: dict[str, np.ndarray] = {}
-    parts = torch.arange(len(split)).split(BATCH)
+    order = torch.arange(len(split))
+    if split.lengths is not None:  # texts of one length share a batch, and need little padding
+        order = torch.from_numpy(np.argsort(split.lengths, kind="stable"))
+    parts = order.split(BATCH)
     for index, batch in zip(parts, read_ahead(split.__getitem__, parts), strict=True):
         inputs = encoder.preprocess(batch.to(encoder.device))
         outputs = {last: encoder(inputs)} if names == [last] else encoder.layers(inputs)

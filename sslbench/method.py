@@ -15,7 +15,7 @@ from sslbench.errors import suggest
 from sslbench.random import Random
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "linear", "constant")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Recipe:
         batch_size: images in the global batch, over all processes.
         epochs: the paper's budget, used where none is given.
         warmup: share of all steps in which the learning rate rises linearly from 0.
-        schedule: "cosine" (to 0) or "constant".
+        schedule: "cosine" or "linear" (to 0), or "constant".
         momentum: of SGD and LARS.
         betas: of AdamW.
         clip: largest norm of the whole gradient, None for no limit.
@@ -78,7 +78,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         paper: where it comes from, e.g. "arXiv:2002.05709".
-        modality: what it trains on.
+        modality: of the encoders that it trains: "image", "text", "image_text", or "any".
         version: raised by whatever can move a number.
         recipe: the paper's optimisation.
         encoder: what is trained and kept; a method may wrap or replace what it is given.

@@ -127,10 +127,12 @@ def rate(recipe: Recipe, schedule: str, progress: float) -> float:
         return progress / recipe.warmup
     if schedule == "constant":
         return 1.0
+    done = (progress - recipe.warmup) / (1 - recipe.warmup)
+    if schedule == "linear":
+        return 1 - done
     if schedule == "cosine":
-        done = (progress - recipe.warmup) / (1 - recipe.warmup)
         return 0.5 * (1 + math.cos(math.pi * done))
-    raise ValueError(f"schedule {schedule!r}; allowed: cosine, constant")
+    raise ValueError(f"schedule {schedule!r}; allowed: cosine, linear, constant")
 
 
 def set_rates(optimizer: Optimizer, recipe: Recipe, progress: float) -> None:

@@ -13,8 +13,9 @@ from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load, load_train
 from sslbench.encoder import Encoder
-from sslbench.errors import UserError, suggest
+from sslbench.errors import NotApplicable, UserError, suggest
 from sslbench.evaluation import evaluate as evaluate_cell
+from sslbench.evaluation import suited
 from sslbench.features import features
 from sslbench.grid import plan
 from sslbench.grid.cells import Evaluation, Pretraining
@@ -22,6 +23,7 @@ from sslbench.grid.job import threads
 from sslbench.neighbors import knn_accuracy
 from sslbench.pretrain import Options, Outcome, train
 from sslbench.records import Checkpoint, Record, Store
+from sslbench.task import Task
 
 
 def pretraining(
@@ -42,7 +44,8 @@ def pretraining(
     _, data = load_train(dataset)
     if "image_size" not in encoder:
         images = data[torch.zeros(1, dtype=torch.long)].images
-        encoder = {**encoder, "image_size": min(images[0].shape[1:]) if images is not None else 0}
+        if images is not None:
+            encoder = {**encoder, "image_size": min(images[0].shape[1:])}
     return plan.pretraining(
         method, dataset, encoder, given=given, epochs=epochs, seed=seed, precision=precision
     )
@@ -128,15 +131,15 @@ def evaluate(
         UserError: a wrong name or setting, or no checkpoint.
     """
     known = registry.entries("tasks")
-    names = tasks or [n for n, e in known.items() if registry.task(n).modality == "image"]
-    for name in names:
+    for name in tasks:
         registry.entry("tasks", name)
+    encoder, about = load_encoder(path)
+    names = tasks or [name for name in known if _takes(registry.task(name), encoder)]
     if len(names) == 1 and names[0] not in given:
         given = {names[0]: given}
     for name in given:
         if name not in names:
             raise UserError(f"--set {name}…: names no task that runs; {suggest(name, names)}")
-    encoder, about = load_encoder(path)
     checkpoint = Checkpoint(**about)
     own, _ = load_train(checkpoint.pretrain_dataset or "") if not datasets else (None, None)
     data = [load(name) for name in datasets] if own is None else [own]
@@ -160,6 +163,14 @@ def evaluate(
             )
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     return _records(encoder, checkpoint, cells, out, cpus)
+
+
+def _takes(task: type[Task], encoder: Encoder) -> bool:
+    try:
+        suited(task, encoder)
+    except NotApplicable:
+        return False
+    return True
 
 
 def _records(

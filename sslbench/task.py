@@ -56,7 +56,7 @@ class Task(ABC):
         paper: where the protocol comes from.
         metric: the headline among its scores.
         version: raised by whatever can move a number.
-        modality: of the encoders that it takes.
+        modality: of the encoders that it takes: "image", "text", "image_text", or "any".
         target: kind of target that the dataset must carry, None for none.
         higher_is_better: direction of the headline metric, None where it has none.
     """

@@ -43,6 +43,7 @@ class FewShot(Task):
     """
 
     paper = "arXiv:1911.04623"
+    modality = "any"
     metric = "top1"
     version = 1
     modality = "image"

@@ -39,6 +39,7 @@ class KShotLinear(Task):
     """
 
     paper = "arXiv:1910.04867"
+    modality = "any"
     metric = "top1"
     version = 1
     modality = "image"

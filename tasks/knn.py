@@ -39,6 +39,7 @@ class KNN(Task):
     """
 
     paper = "arXiv:1805.01978"
+    modality = "any"
     metric = "top1"
     version = 1
     modality = "image"

@@ -58,6 +58,7 @@ class Representation(Task):
     """
 
     paper = "arXiv:2210.02885"
+    modality = "any"
     metric = "rankme"
     version = 1
     modality = "image"

@@ -1,7 +1,8 @@
-"""What many tests share: tiny images, tiny encoders, and groups of processes."""
+"""What many tests share: tiny images and texts, tiny encoders, and groups of processes."""
 
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from sslbench.data.split import ImageArray
+from sslbench.data.split import Batch, ImageArray, Split, Texts
 from sslbench.encoder import Encoder, build
 
 SIZE = 16
@@ -41,6 +42,64 @@ def tiny_vit() -> Encoder:
     """Two blocks, 16 patches and a class token; D = 32."""
     settings = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
     return _build({"name": "vit_tiny_patch16_224", **settings})
+
+
+WORDS = [a + b for a in ("ba", "ri", "to", "ku", "len") for b in ("na", "to", "mir", "sha", "del")]
+
+
+def tiny_texts(n: int = 24, sentences: int = 12) -> Texts:
+    """Documents of a few sentences, each about its own words."""
+    random = np.random.default_rng(0)
+    documents = []
+    for _ in range(n):
+        favourites = random.choice(WORDS, 12, replace=False)
+        lines = (random.choice(favourites, random.integers(4, 9)) for _ in range(sentences))
+        documents.append(" ".join(" ".join(line).capitalize() + "." for line in lines))
+    return Texts(documents, np.arange(n) % 2)
+
+
+def tiny_captions(n: int = 64, classes: int = 4) -> Split:
+    """Tiny images, each with two captions that name its class."""
+    names = np.array(WORDS)[np.arange(n) % classes + 9]
+
+    def caption(batch: Batch) -> Batch:
+        texts = [(f"a {names[i]}", f"{names[i]} number {i}") for i in batch.index.tolist()]
+        return replace(batch, texts=texts)
+
+    return tiny_images(n, classes).map(caption, "captions")
+
+
+def tiny_bert() -> Encoder:
+    """Two blocks, rows of 24 tokens; D = 32."""
+    return _language("bert", intermediate_size=64)
+
+
+def tiny_gpt() -> Encoder:
+    """Two blocks, rows of 24 tokens; D = 32."""
+    return _language("gpt2")
+
+
+def tiny_embeddings() -> Encoder:
+    """Word vectors; D = 32."""
+    return build({"name": "embeddings", "dim": 32, "vocabulary": 64}, tiny_texts())
+
+
+def tiny_dual() -> Encoder:
+    """The tiny ResNet and the tiny BERT, into 16 dimensions."""
+    image, text = tiny_resnet().config, {**tiny_bert().config}
+    del text["tokenizer_hash"]
+    config = {"name": "dual", "image": image, "text": text, "dim": 16}
+    return build(config, tiny_captions())
+
+
+def _language(name: str, **settings: Any) -> Encoder:
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 24,
+    }
+    return build({"name": name, "vocabulary": 64, **sizes, **settings}, tiny_texts())
 
 
 def _build(config: dict[str, Any]) -> Encoder:

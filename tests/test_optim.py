@@ -164,8 +164,10 @@ def test_rate():
     assert [rate(recipe, "cosine", s) for s in shares] == pytest.approx(cosine)
     assert [rate(recipe, "constant", s) for s in shares] == pytest.approx([0, 0.25, 0.5] + 5 * [1])
     assert rate(Recipe(), "cosine", 0.0) == 1
-    with pytest.raises(ValueError, match=r"'linear'; allowed: cosine, constant"):
-        rate(recipe, "linear", 0.5)
+    linear = [0, 0.25, 0.5, 1, 0.75, 0.5, 0.25, 0]
+    assert [rate(recipe, "linear", s) for s in shares] == pytest.approx(linear)
+    with pytest.raises(ValueError, match=r"'sine'; allowed: cosine, linear, constant"):
+        rate(recipe, "sine", 0.5)
 
 
 def test_set_rates_and_frozen_starts(resnet):

@@ -24,6 +24,7 @@ class Untrained(Method):
     """Random initialisation."""
 
     paper = ""
+    modality = "any"
     phases = 0
 
     def views(self, batch: Batch, random: Random) -> Any:

@@ -1,9 +1,8 @@
-"""Backbones by name: ours for small images, and every timm model.
+"""Backbones by name: ours, every timm image model, and transformers' language models.
 
-A backbone is a constructor `(config, *, setting=default, …) -> Encoder`.
+A backbone is an Encoder whose `make` builds it from a configuration.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sslbench.errors import UserError, suggest
@@ -11,23 +10,43 @@ from sslbench.errors import UserError, suggest
 if TYPE_CHECKING:
     from sslbench.encoder import Encoder
 
-NAMES = ("pixels", "resnet18", "resnet34", "resnet50", "resnet101")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+MASKED = ("bert", "roberta", "modernbert")
+CAUSAL = ("gpt2", "gpt_neox", "llama", "opt", "qwen2")
+NAMES = ("pixels", *RESNETS, "embeddings", *MASKED, *CAUSAL, "dual")
 
 
-def constructor(name: str) -> "Callable[..., Encoder]":
-    """The constructor of the backbone with this name.
+def causal(name: str) -> bool:
+    """Whether a token of this language model sees only those before it."""
+    return name in CAUSAL
+
+
+def constructor(name: str) -> "type[Encoder]":
+    """The class of the backbone with this name.
 
     Raises:
-        UserError: neither ours nor timm's.
+        UserError: neither ours, nor timm's, nor a language model of transformers that fits.
     """
     if name == "pixels":
         from sslbench.backbones.pixels import Pixels
 
         return Pixels
-    if name in NAMES:
+    if name in RESNETS:
         from sslbench.backbones.resnet import ResNet
 
         return ResNet
+    if name == "embeddings":
+        from sslbench.backbones.embeddings import Embeddings
+
+        return Embeddings
+    if name in (*MASKED, *CAUSAL):
+        from sslbench.backbones.transformers_model import TransformersModel
+
+        return TransformersModel
+    if name == "dual":
+        from sslbench.backbones.dual import Dual
+
+        return Dual
     import timm
 
     from sslbench.backbones.timm_model import TimmModel

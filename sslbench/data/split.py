@@ -1,7 +1,7 @@
 """What the rest of the program sees of data: batches, splits and datasets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -14,19 +14,52 @@ from sslbench.hashing import digest
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Texts as a language model takes them; N is the longest of them, in tokens.
+
+    Attributes:
+        ids: (B, N) int64.
+        mask: (B, N) bool, False where the text has ended.
+        segments: (B, N) int64, 0 in the first text of a pair and 1 in the second.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    segments: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> "Tokens":
+        """The rows at `index`."""
+        return Tokens(self.ids[index], self.mask[index], self.segments[index])
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """The same tokens on `device`."""
+        parts = (self.ids, self.mask, self.segments)
+        return Tokens(*(part.to(device, non_blocking=True) for part in parts))
+
+    def split(self, size: int) -> list["Tokens"]:
+        """Parts of at most `size` rows, in order."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some examples of a split; what a modality does not have is None.
 
     Attributes:
         index: (B,) int64 positions in the split.
         images: (B, 3, H, W) uint8; of images that may differ in size, a list of B (3, H_i, W_i).
-        texts: B strings, or tuples of strings for pairs.
+        texts: B strings, pairs of strings, tuples of words, or tuples of an image's captions.
+        tokens: rows of tokens, where a method packed them itself.
         target: (B,) int64 labels, (B, C) multilabel, or what the dataset's target is.
     """
 
     index: Tensor
     images: Tensor | list[Tensor] | None = None
     texts: list[Any] | None = None
+    tokens: Tokens | None = None
     target: Any = None
 
     def __len__(self) -> int:
@@ -42,6 +75,7 @@ class Batch:
             self,
             index=move(self.index),
             images=move(self.images),
+            tokens=None if self.tokens is None else self.tokens.to(device),
             target=move(self.target),
         )
 
@@ -53,12 +87,14 @@ class Split(ABC):
         hash: hash of everything that determines the examples and their labels.
         labels: (n,) int64 or (n, C) bool, or None without labels.
         groups: (n,) int64 where examples come in groups that belong together (spatial blocks,
-            photographs), else None. Intervals resample groups.
+            photographs, articles), else None. Intervals resample groups.
+        lengths: (n,) of texts, so that texts of one length can share a batch; else None.
     """
 
     hash: str
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -107,10 +143,51 @@ class ImageArray(Split):
         return Batch(index, self.images[index], target=target)
 
 
+class Texts(Split):
+    """Texts in memory.
+
+    Args:
+        texts: n strings, pairs of strings (sentence pairs, questions with their passage), or tuples
+            of words.
+        labels: (n,) int64 classes, (n,) float32 ratings, or None.
+        groups: (n,) int64 or None.
+        targets: n targets that are no labels (tags, answers), or None.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str] | Sequence[tuple[str, ...]],
+        labels: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        targets: Sequence[Any] | None = None,
+    ) -> None:
+        self.texts: list[Any] = list(texts)
+        self.labels, self.groups = labels, groups
+        self.targets = None if targets is None else list(targets)
+        self.lengths = np.array([_length(text) for text in self.texts], np.int64)
+        self.hash = digest(self.texts, labels, groups, self.targets)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        at = index.tolist()
+        target: Any = None
+        if self.targets is not None:
+            target = [self.targets[i] for i in at]
+        elif self.labels is not None:
+            target = torch.from_numpy(self.labels[index.numpy()])
+        return Batch(index, texts=[self.texts[i] for i in at], target=target)
+
+
+def _length(text: str | tuple[str, ...]) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
 class _Mapped(Split):
     def __init__(self, inner: Split, fn: Callable[[Batch], Batch], name: str) -> None:
         self.inner, self.fn = inner, fn
-        self.labels, self.groups = inner.labels, inner.groups
+        self.labels, self.groups, self.lengths = inner.labels, inner.groups, inner.lengths
         self.hash = digest(inner.hash, name)
 
     def __len__(self) -> int:
@@ -125,6 +202,7 @@ class _Taken(Split):
         self.inner, self.index = inner, torch.from_numpy(index)
         self.labels = None if inner.labels is None else inner.labels[index]
         self.groups = None if inner.groups is None else inner.groups[index]
+        self.lengths = None if inner.lengths is None else inner.lengths[index]
         self.hash = digest(inner.hash, index)
 
     def __len__(self) -> int:
@@ -141,6 +219,7 @@ class Joined(Split):
         self.parts = (first, second)
         self.labels = _joined(first.labels, second.labels)
         self.groups = _joined(first.groups, second.groups)
+        self.lengths = _joined(first.lengths, second.lengths)
         self.hash = digest(first.hash, second.hash)
 
     def __len__(self) -> int:
@@ -177,7 +256,7 @@ def _interleave(here: Tensor, a: Batch, b: Batch, index: Tensor) -> Batch:
         index,
         rows(a.images, b.images),
         rows(a.texts, b.texts),
-        rows(a.target, b.target),
+        target=rows(a.target, b.target),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sslbench import registry
 from sslbench.data import load_train
 from sslbench.encoder import build, label
-from sslbench.errors import UserError
+from sslbench.errors import NotApplicable, UserError
 from sslbench.features import EXTRACTOR_VERSION
 from sslbench.hashing import digest
 from sslbench.method import Method, Recipe
@@ -65,6 +65,12 @@ class Pretraining:
         with torch.random.fork_rng(devices=[]):  # on the CPU: no GPU is touched here
             torch.manual_seed(mix(self.seed, 1))
             encoder = build(self.encoder, data)
+            fits = ("any", "image_text" if encoder.text is not None else encoder.modality)
+            if cls.modality not in (*fits, encoder.modality):
+                raise NotApplicable(
+                    f"{self.method} trains encoders of {cls.modality.replace('_', ' and ')}; "
+                    f"{encoder.label} is of {encoder.modality}"
+                )
             torch.manual_seed(mix(self.seed, 2))
             try:
                 method = cls(encoder, data, **settings)

@@ -108,7 +108,7 @@ def test_a_wrong_name_gets_its_line(planned, old, new, message):
         ('temperature = "hot"', "temperature = 'hot': expected float, found str"),
         ("recipe = { lrr = 1 }", "no setting 'lrr'; did you mean 'lr'"),
         ('recipe = { optimizer = "adam" }', "optimizer 'adam'; did you mean 'adamw'"),
-        ('recipe = { schedule = "linear" }', "schedule 'linear'; allowed: constant, cosine"),
+        ('recipe = { schedule = "step" }', "schedule 'step'; allowed: constant, cosine, linear"),
         ("recipe = { batch_size = 0 }", "batch_size ≥ 1"),
         ("recipe = 5", "recipe = 5: expected a table"),
         ("augmentation = { blur_p = 2.0 }", "blur_p"),

@@ -21,13 +21,24 @@ from torch import Tensor, nn
 from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder, load_state, weights_hash
 from sslbench.data.augment import Augmentation
-from sslbench.data.split import ImageArray
+from sslbench.data.split import Split
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.monitor import CollapseWarning
 from sslbench.pretrain import Options, train
 from sslbench.random import Random
-from tests.conftest import run_processes, tiny_images, tiny_resnet, tiny_vit
+from tests.conftest import (
+    run_processes,
+    tiny_bert,
+    tiny_captions,
+    tiny_dual,
+    tiny_embeddings,
+    tiny_gpt,
+    tiny_images,
+    tiny_resnet,
+    tiny_texts,
+    tiny_vit,
+)
 
 NAMES = list(registry.entries("methods"))
 BATCH = 16
@@ -42,22 +53,40 @@ SMALL = {  # settings that make a method large, by name
 }
 
 
-def make(
-    name: str, seed: int = 0, data: ImageArray | None = None, **settings: typing.Any
-) -> Method:
+ENCODERS = {
+    "any": (tiny_resnet,),
+    "image": (tiny_resnet, tiny_vit),
+    "text": (tiny_bert, tiny_gpt, tiny_embeddings),
+    "image_text": (tiny_dual,),
+}
+
+
+def examples(modality: str, steps: int) -> Split:
+    """Data for so many steps of an epoch, at least."""
+    if modality == "text":
+        return tiny_texts(6 * steps)
+    return tiny_captions(steps * BATCH) if modality == "image_text" else tiny_images(steps * BATCH)
+
+
+def make(name: str, seed: int = 0, data: Split | None = None, **settings: typing.Any) -> Method:
     """A small instance of a method, on the first tiny encoder that suits it."""
     cls = registry.method(name)
     known = registry.settings(cls, {})
     small = {key: value for key, value in SMALL.items() if key in known}
-    for encoder in (tiny_resnet, tiny_vit):
+    for encoder in ENCODERS[cls.modality]:
         torch.manual_seed(seed)
         try:
-            method = cls(encoder(), data or tiny_images(STEPS * BATCH), **small | settings)
+            given = examples(cls.modality, STEPS) if data is None else data
+            method = cls(encoder(), given, **small | settings)
         except NotApplicable:
             continue
         method.recipe = method.recipe.override(batch_size=BATCH)
         return method
-    raise AssertionError(f"{name} accepts neither a ResNet nor a vision transformer")
+    raise AssertionError(f"{name} accepts no encoder of {cls.modality}")
+
+
+def epoch_steps(name: str) -> int:
+    return len(make(name).data) // BATCH
 
 
 def trains(name: str) -> bool:
@@ -162,7 +191,7 @@ def train_all(folder: str, device: str) -> dict[str, tuple[dict[str, Tensor], li
         device = f"cuda:{distributed.rank()}"
     found = {}
     for name in TRAINED:
-        method = make(name, data=tiny_images(2 * BATCH)).double()
+        method = make(name, data=examples(registry.method(name).modality, 2)).double()
         views = method.views
         method.views = lambda batch, random, views=views: double(views(batch, random))
         place = Path(folder) / f"{name}-{distributed.world()}"
@@ -201,7 +230,7 @@ def gpu(world: int) -> typing.Any:
 @pytest.mark.parametrize(("world", "device"), [(2, "cpu"), (4, "cpu"), gpu(2), gpu(4)])
 def test_any_number_of_processes_gives_the_same(name, world, device, shared_folder):
     expected, losses = trained(1, device, shared_folder)[0][name]
-    start = make(name, data=tiny_images(2 * BATCH)).double().state_dict()
+    start = make(name, data=examples(registry.method(name).modality, 2)).double().state_dict()
     everywhere = trained(world, device, shared_folder)
     for rank, result in enumerate(everywhere):
         state, logged = result[name]
@@ -278,12 +307,13 @@ def assert_same(a: typing.Any, b: typing.Any, where: str) -> None:
 @pytest.mark.parametrize(("device", "precision"), PRECISIONS)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(name, device, precision, tmp_path):
     options = replace(OPTIONS, device=device, precision=precision)
+    steps = epoch_steps(name)
     outcome = train(make(name), tmp_path / "whole", epochs=2, seed=3, options=options)
-    assert outcome.steps == 2 * STEPS
+    assert outcome.steps == 2 * steps
 
     # Dies inside the first epoch, in the first step of the second one, and inside that. What is
     # given to a resumed run was initialised with another seed: all that counts is in the state.
-    for attempt, step in enumerate((3, STEPS + 1, 2 * STEPS - 1)):
+    for attempt, step in enumerate((3, steps + 1, 2 * steps - 1)):
         dying = replace(options, progress=Dies(step))
         with pytest.raises(InterruptedError):
             train(make(name, seed=attempt), tmp_path / "parts", epochs=2, seed=3, options=dying)

@@ -16,7 +16,8 @@ from tests.tasks.conftest import SIZE, balanced, dataset
 ENTRIES = {
     name: entry
     for name, entry in registry.entries("tasks").items()
-    if entry.describe()["modality"] == "image" and entry.describe()["target"] in (None, "label")
+    if entry.describe()["modality"] in ("any", "image")
+    and entry.describe()["target"] in (None, "label")
 }
 NAMES = list(ENTRIES)
 LABELLED = [name for name in NAMES if ENTRIES[name].describe()["target"] == "label"]

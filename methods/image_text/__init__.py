@@ -1,0 +1,1 @@
+"""Learning images and their captions together."""

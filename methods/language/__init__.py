@@ -1,0 +1,1 @@
+"""Learning from text: predicting words from their context, and sentences from themselves."""
