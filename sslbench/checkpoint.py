@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sslbench.encoder import Encoder, build
 from sslbench.errors import UserError
+from sslbench.external import hugging_face, is_hugging_face
 from sslbench.hashing import file_sha256
 from sslbench.storage import folder_atomic, write_atomic, write_json
 from sslbench.tokenizer import Tokenizer
@@ -57,12 +58,25 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a checkpoint folder, in eval mode, and where its weights come from.
 
     Args:
-        path: a pretraining folder, or the encoder folder inside it.
+        path: a pretraining folder, the encoder folder inside it, or a folder that transformers
+            wrote.
 
     Raises:
         UserError: no checkpoint of ours, or a damaged one.
     """
     folder = path / "encoder" if (path / "encoder" / "encoder.json").exists() else path
+    if is_hugging_face(folder):
+        encoder = hugging_face(folder)
+        weights_id = weights_hash(encoder)
+        return encoder, {
+            "key": weights_id,
+            "name": folder.name,
+            "family": "external",
+            "encoder": encoder.label,
+            "encoder_config": encoder.config,
+            "weights_hash": weights_id,
+            "at": 1.0,
+        }
     if not (folder / "encoder.json").exists():
         found = "no such folder" if not path.exists() else "no encoder.json in it"
         hint = "; its pretraining has not finished" if (path / "run.json").exists() else ""
@@ -76,9 +90,9 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
         if found != description["sha256"]:
             raise ValueError(f"sha256 of {weights.name} is {found}, not {description['sha256']}")
         with torch.random.fork_rng(devices=[]):
-            encoder = build(description["config"], tokenizer=_tokenizer(folder))
-        encoder.load_state_dict(load_file(weights), strict=True)
-        return encoder.eval(), {**description["about"], "encoder": encoder.label}
+            loaded = build(description["config"], tokenizer=_tokenizer(folder))
+        loaded.load_state_dict(load_file(weights), strict=True)
+        return loaded.eval(), {**description["about"], "encoder": loaded.label}
     except (
         OSError,
         ValueError,

@@ -4,18 +4,21 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sslbench import registry
+from sslbench.backbones import CAUSAL, MASKED
 from sslbench.data import table
+from sslbench.data.weights import WEIGHTS
 from sslbench.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-KINDS = ("methods", "tasks", "datasets", "encoders")
+KINDS = ("methods", "tasks", "datasets", "encoders", "checkpoints")
 COLUMNS = {
     "methods": ("name", "family", "paper", "summary"),
     "tasks": ("name", "metric", "version", "target", "paper", "summary"),
     "datasets": ("name", "modality", "classes", "splits", "metric", "licence", "description"),
     "encoders": ("name", "summary"),
+    "checkpoints": ("name", "modality", "licence", "description"),
 }
 ENCODERS = {
     "pixels": "The image itself.",
@@ -23,12 +26,16 @@ ENCODERS = {
     "resnet34": "As resnet18.",
     "resnet50": "As resnet18, with bottleneck blocks.",
     "resnet101": "As resnet50.",
+    "embeddings": "Static word vectors. Settings: dim, length, vocabulary, tokenizer.",
+    "dual": "Images and captions in one space: tables image and text, each an encoder; dim.",
+    **dict.fromkeys(MASKED, "Bidirectional; settings as transformers names them, vocabulary."),
+    **dict.fromkeys(CAUSAL, "Causal; settings as transformers names them, vocabulary."),
     "NAME": "Any timm model; settings are those of its constructor.",
 }
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
-    """One object per method, task, dataset or encoder.
+    """One object per method, task, dataset, encoder or checkpoint to fetch.
 
     Raises:
         UserError: another kind.
@@ -36,6 +43,8 @@ def rows(kind: str) -> list[dict[str, Any]]:
     if kind == "datasets":
         found = table.rows(registry.plugin_folders())
         return [_dataset(found[name]) for name in found]
+    if kind == "checkpoints":
+        return [_dataset(row) for row in WEIGHTS]
     if kind == "encoders":
         return [{"name": name, "summary": text} for name, text in ENCODERS.items()]
     if kind in KINDS:

@@ -17,7 +17,17 @@ from sslbench.hashing import digest, file_sha256
 
 CODE = ("sslbench", "methods", "tasks", "pyproject.toml")  # what may not differ from the commit
 SNAPSHOT = "snapshot.json"  # in a copy of the package: the commit that it was made from
-PACKAGES = ("sslbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
+PACKAGES = (
+    "sslbench",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 def _git(*words: str) -> str | None:

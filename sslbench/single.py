@@ -12,6 +12,7 @@ from rich.table import Table
 from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load, load_train
+from sslbench.data.weights import located
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable, UserError, suggest
 from sslbench.evaluation import evaluate as evaluate_cell
@@ -133,7 +134,7 @@ def evaluate(
     known = registry.entries("tasks")
     for name in tasks:
         registry.entry("tasks", name)
-    encoder, about = load_encoder(path)
+    encoder, about = load_encoder(located(str(path), Path()))
     names = tasks or [name for name in known if _takes(registry.task(name), encoder)]
     if len(names) == 1 and names[0] not in given:
         given = {names[0]: given}

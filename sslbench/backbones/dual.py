@@ -59,14 +59,18 @@ class Dual(Encoder):
     ) -> Self:
         """Both encoders from the tables "image" and "text" of the configuration.
 
+        "image_size" may stand beside them, as for other encoders.
+
         Raises:
             UserError: a table is missing, or names an encoder of the other modality.
         """
+        size = {"image_size": config.pop("image_size")} if "image_size" in config else {}
         towers: dict[str, Any] = {}
         for kind in ("image", "text"):
             if not isinstance(config.get(kind), dict):
                 raise UserError(f"encoder dual needs a table {kind!r} with a name; found {config}")
-            tower = build(config[kind], data, tokenizer if kind == "text" else None)
+            given = {**size, **config[kind]} if kind == "image" else config[kind]
+            tower = build(given, data, tokenizer if kind == "text" else None)
             if tower.modality != kind:
                 raise UserError(f"encoder dual: {tower.label} is no encoder of {kind}")
             towers[kind] = tower

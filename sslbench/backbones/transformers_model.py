@@ -13,6 +13,8 @@ from sslbench.encoder import TextEncoder
 from sslbench.errors import UserError, suggest
 from sslbench.tokenizer import Tokenizer
 
+POOLED = ("bert", "roberta")  # whose plain models have a layer on top that nobody trained
+
 
 class TransformersModel(TextEncoder):
     """A bidirectional ("bert", …) or causal ("gpt2", …) transformer with its language-model head.
@@ -24,6 +26,8 @@ class TransformersModel(TextEncoder):
         config: see `TextEncoder`; "name" is transformers' model type.
         tokenizer: whose vocabulary the model gets.
         pooling: of the last layer, see `TextEncoder`.
+        length: most tokens of a text; 0: as many as the model has positions.
+        head: whether there is a language-model head.
         settings: of the model's configuration, as transformers names them (hidden_size,
             num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, …).
     """
@@ -36,6 +40,8 @@ class TransformersModel(TextEncoder):
         tokenizer: Tokenizer,
         *,
         pooling: str = "mean",
+        length: int = 0,
+        head: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(config, tokenizer, pooling)
@@ -57,15 +63,21 @@ class TransformersModel(TextEncoder):
                 kind, vocab_size=len(tokenizer), **{**special, **still, **settings}
             )
             auto = "AutoModelForCausalLM" if self.causal else "AutoModelForMaskedLM"
+            more = {}
+            if not head:
+                auto, more = "AutoModel", {"add_pooling_layer": False} if kind in POOLED else {}
             self.model = getattr(transformers, auto).from_config(
-                described, attn_implementation="sdpa"
+                described, attn_implementation="sdpa", **more
             )
         except ValueError as error:
             raise UserError(f"encoder {kind}: {error}") from None
         self.dim = described.hidden_size
         # RoBERTa counts positions from the padding token's id + 1.
         lost = (tokenizer.pad or 0) + 1 if kind == "roberta" else 0
-        self.length = described.max_position_embeddings - lost
+        positions = described.max_position_embeddings - lost
+        if not 0 <= length <= positions:
+            raise UserError(f"length = {length}: encoder {kind} has {positions} positions")
+        self.length, self.headless = length or positions, not head
         self.pairs = getattr(described, "type_vocab_size", 0) > 1
         blocks = next(
             (name, module)
@@ -89,6 +101,8 @@ class TransformersModel(TextEncoder):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of the vocabulary at positions of the last layer (…, D)."""
+        if self.headless:
+            return super().head(hidden)
         if self.causal:
             return self.model.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
         if self.config["name"] == "bert":

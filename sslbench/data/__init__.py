@@ -33,7 +33,7 @@ def load_train(name: str) -> tuple["Dataset", "Split"]:
     Raises:
         UserError: there is no such dataset or split, or it is the one to test on.
     """
-    base, _, split = (name, "", "") if name.startswith("folder:") else name.partition("/")
+    base, _, split = (name, "", "") if ":" in name else name.partition("/")
     data = load(base)
     if "test" in split.split("+"):
         raise UserError(f"{name}: pretraining on the test split would invalidate every score on it")

@@ -5,7 +5,7 @@ from typing import Any
 
 from sslbench.data.table import Archive, Row
 
-_BIGBENCH = Archive(
+BIGBENCH = Archive(
     client="pip",
     package="bigbench",
     version="1.0.0",
@@ -133,7 +133,7 @@ BUILT_IN = (
         source="PyPI bigbench 1.0.0, task cifar10_classification",
         loader="sslbench.data.sources.cifar10_mini:load",
         reducer="sslbench.data.sources.cifar10_mini:reduce",
-        archives=(_BIGBENCH,),
+        archives=(BIGBENCH,),
         splits={"train": 7_000, "validation": 1_000, "test": 2_000},
         classes=10,
         chance=0.1,

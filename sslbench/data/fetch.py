@@ -155,7 +155,11 @@ def _reduce(row: Row, archives: Mapping[str, Path], progress: "Progress") -> Non
     task = progress.add_task(f"{row.name}: reducing", total=None)
     with folder_atomic(dataset_folder(row)) as folder:
         resolve(row.reducer)(archives, folder)
-        files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+        files = {
+            str(path.relative_to(folder)): file_sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
         write_json(folder / "manifest.json", {"origin": _origin(row), "files": files})
     progress.remove_task(task)
 
@@ -216,17 +220,21 @@ def _download(archive: Archive, folder: Path, progress: "Progress") -> Path:
 
 def _reason(said: str) -> str:
     """What a client says went wrong, in one line; of tracebacks, the first cause."""
+    said = re.sub(r"^npm error( Log files.*)?", "", said, flags=re.MULTILINE)
     if cause := re.search(r"^ *(\w+Error: .*)", said, re.MULTILINE):
         return cause[1]
     return " ".join(said[max(said.find("ERROR"), 0) :].split()) or "it gave no reason"
 
 
 def _arrived(folder: Path, name: str) -> int:
-    """Size in bytes of what there is of the file `name`, in `folder` or one level below."""
+    """Size in bytes of what there is of the file `name`, wherever the client has it by now.
+
+    pip downloads into `folder` or one level below, npm into a nameless file of its cache.
+    """
     sizes = [0]
-    for place in (folder, *folder.iterdir()):
-        with suppress(FileNotFoundError, NotADirectoryError):  # the client moves things about
-            sizes.append((place / name).stat().st_size)
+    for pattern in (name, f"*/{name}", "npm/_cacache/tmp/*"):
+        with suppress(FileNotFoundError):  # the client moves things about
+            sizes += [path.stat().st_size for path in folder.glob(pattern)]
     return max(sizes)
 
 
@@ -240,5 +248,17 @@ def _pip(archive: Archive, folder: Path) -> list[str]:
     return [*command, *options.split(), "--no-input", f"{kind}=:all:", f"--dest={folder}"]
 
 
+def _npm(archive: Archive, folder: Path) -> list[str]:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            f"{archive.filename} comes from npm, which is not installed: install Node.js, or "
+            "bring the archive from elsewhere (--from FOLDER)"
+        )
+    options = "--ignore-scripts --loglevel=error --logs-max=0 --no-update-notifier"
+    where = (f"--pack-destination={folder}", f"--cache={folder / 'npm'}")
+    return [npm, "pack", f"{archive.package}@{archive.version}", *options.split(), *where]
+
+
 # From a client's name to the command that leaves an archive in a folder.
-CLIENTS: dict[str, Callable[[Archive, Path], list[str]]] = {"pip": _pip}
+CLIENTS: dict[str, Callable[[Archive, Path], list[str]]] = {"pip": _pip, "npm": _npm}

@@ -114,7 +114,7 @@ class _Splits(Mapping[str, Split]):
         labels = split.labels
         if labels is not None and len(labels) != len(split):
             raise UserError(f"{self._row.name}: {len(split)} {name} examples, {len(labels)} labels")
-        if labels is not None and labels.ndim == 1 and len(labels):
+        if labels is not None and labels.ndim == 1 and labels.dtype.kind != "f" and len(labels):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= self._classes:
                 raise UserError(

