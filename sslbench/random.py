@@ -73,7 +73,7 @@ class Random:
         place = torch.zeros(1, dtype=torch.long, device=self.places.device)
         return Random(mix(self.seed, 0x5EED, next(self._draws)), self.step, place, 1)
 
-    def _bits(self, *shape: int) -> Tensor:
+    def bits(self, *shape: int) -> Tensor:
         """(B, *shape) int64, every bit random."""
         key = _signed(mix(self.seed, self.step, next(self._draws)) << 1)
         row = _scramble((self.places + 1) * _signed(_GOLDEN) + key)  # (B,)
@@ -82,7 +82,7 @@ class Random:
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) float32, uniform in [low, high)."""
-        bits = (self._bits(*shape) >> 40) & ((1 << 24) - 1)
+        bits = (self.bits(*shape) >> 40) & ((1 << 24) - 1)
         return low + (high - low) * (bits.to(torch.float32) * 2.0**-24)
 
     def normal(self, *shape: int) -> Tensor:
@@ -92,8 +92,8 @@ class Random:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """(B, *shape) int64, uniform in 0 … high − 1 (high < 2³¹)."""
-        return (((self._bits(*shape) >> 32) & 0x7FFFFFFF) * high) >> 31
+        return (((self.bits(*shape) >> 32) & 0x7FFFFFFF) * high) >> 31
 
     def permutation(self, n: int) -> Tensor:
         """(B, n) int64: an independent permutation of 0 … n − 1 for each example."""
-        return self._bits(n).argsort(dim=1)
+        return self.bits(n).argsort(dim=1)

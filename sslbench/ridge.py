@@ -9,31 +9,31 @@ PENALTIES = torch.logspace(-4, 2, 13, dtype=torch.float64)  # relative to the nu
 
 
 def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Ridge regression on one-hot targets, with the penalty of least squared leave-one-out error.
+    """Ridge regression, with the penalty of least squared leave-one-out error.
 
     With U S Vᵀ the decomposition of the centred features, leaving example i out divides its
     residual by 1 − hᵢᵢ, the diagonal of the hat matrix (Allen. Technometrics 1974).
 
     Args:
         features: (n, D) float64.
-        targets: (n,) in 0 … K − 1.
+        targets: (n,) int64 in 0 … K − 1, regressed on as one-hot rows, or (n, K) float.
 
     Returns:
         Weights (D, K), intercepts (K,) and the chosen one of `PENALTIES`.
     """
     n, D = features.shape
-    hot = F.one_hot(targets).double()
+    y = F.one_hot(targets).double() if targets.ndim == 1 else targets.double()
     mean = features.mean(0)
     u, s, vh = torch.linalg.svd(features - mean, full_matrices=False)
-    projected = u.T @ hot  # (r, K); u is orthogonal to the mean of the targets
+    projected = u.T @ y  # (r, K); u is orthogonal to the mean of the targets
     errors = []
     for penalty in PENALTIES:
         kept = s.square() / (s.square() + D * penalty)  # share of each direction that survives
-        fitted = hot.mean(0) + (u * kept) @ projected
+        fitted = y.mean(0) + (u * kept) @ projected
         leverage = 1 / n + u.square() @ kept
         # one example alone has all of it: there is nothing to predict it from
-        error = (hot - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
+        error = (y - fitted) / (1 - leverage).clamp_min(1e-9)[:, None]
         errors.append(float(error.square().sum()))
     best = float(PENALTIES[int(np.argmin(errors))])
     weight = vh.T @ ((s / (s.square() + D * best))[:, None] * projected)
-    return weight, hot.mean(0) - mean @ weight, best
+    return weight, y.mean(0) - mean @ weight, best

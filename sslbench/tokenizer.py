@@ -103,7 +103,7 @@ class Tokenizer:
         if length is None:
             self.inner.no_truncation()
         elif overlap is not None:
-            self.inner.enable_truncation(length, overlap, strategy="only_second")
+            self.inner.enable_truncation(length, stride=overlap, strategy="only_second")
         else:
             self.inner.enable_truncation(length)
         given = [list(text) for text in texts] if words else list(texts)

@@ -43,10 +43,9 @@ class FewShot(Task):
     """
 
     paper = "arXiv:1911.04623"
-    modality = "any"
     metric = "top1"
     version = 1
-    modality = "image"
+    modality = "any"
     target = "label"
 
     def __init__(self, *, ways: int = 5, queries: int = 15, episodes: int = 600) -> None:

@@ -39,10 +39,9 @@ class KShotLinear(Task):
     """
 
     paper = "arXiv:1910.04867"
-    modality = "any"
     metric = "top1"
     version = 1
-    modality = "image"
+    modality = "any"
     target = "label"
 
     def __init__(self, *, shots: tuple[int, ...] = (1, 2, 4, 8, 16), seeds: int = 5) -> None:

@@ -39,10 +39,9 @@ class KNN(Task):
     """
 
     paper = "arXiv:1805.01978"
-    modality = "any"
     metric = "top1"
     version = 1
-    modality = "image"
+    modality = "any"
     target = "label"
 
     def __init__(self, *, k: int = 20, temperature: float = 0.07) -> None:

@@ -36,7 +36,6 @@ class LinearProbe(Task):
     modality = "any"
     metric = "top1"
     version = 1
-    modality = "image"
     target = "label"
 
     def __init__(self, *, layer: str = "last") -> None:

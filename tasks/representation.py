@@ -51,17 +51,16 @@ class Representation(Task):
     """Measures of the features' geometry.
 
     Args:
-        rows: most images to look at; a random subset if there are more.
-        augmentation: of the two views between which alignment is measured.
+        rows: most examples to look at; a random subset if there are more.
+        augmentation: of the two views of an image between which alignment is measured.
         reference: folder of the checkpoint to compare with; "" for none. Its weights' hash is kept
             among what was selected.
     """
 
     paper = "arXiv:2210.02885"
-    modality = "any"
     metric = "rankme"
     version = 1
-    modality = "image"
+    modality = "any"
     target = None
     higher_is_better = None
 
@@ -88,8 +87,9 @@ class Representation(Task):
             "effective_rank": (effective_rank(spectrum), len(x)),
             "uniformity": (uniformity(x[:PAIR_ROWS]), min(len(x), PAIR_ROWS)),
         }
-        views = self._views(encoder, split, subset[:VIEWS], seed)
-        values["alignment"] = (alignment(*views), len(views[0]))
+        if encoder.image_size is not None:
+            views = self._views(encoder, encoder.image_size, split, subset[:VIEWS], seed)
+            values["alignment"] = (alignment(*views), len(views[0]))
         if (fit := power_law(spectrum)) is not None:
             values |= {"alpha": (fit[0], len(x)), "alpha_r2": (fit[1], len(x))}
         selected = {}
@@ -105,14 +105,14 @@ class Representation(Task):
 
     @torch.inference_mode()
     def _views(
-        self, encoder: Encoder, split: Split, index: Tensor, seed: int
+        self, encoder: Encoder, size: int, split: Split, index: Tensor, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Features (n, D) of two views of the images at `index`."""
         pairs, device = [], encoder.device
         for places in torch.arange(len(index)).split(_BATCH):
             batch = split[index[places]].to(device)
             random = Random(seed, 1, places, len(index)).to(device)
-            draw = (self.augmentation(batch, encoder.config["image_size"], random) for _ in "ab")
+            draw = (self.augmentation(batch, size, random) for _ in "ab")
             pairs.append([encoder(view).double().cpu() for view in draw])
         first, second = (torch.cat(side) for side in zip(*pairs, strict=True))
         return first, second

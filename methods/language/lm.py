@@ -53,4 +53,5 @@ class LM(Method):
         states = self.encoder.tokens(whole)  # (B, N, D)
         self.log(embedding=states.mean(1))
         logits = self.encoder.head(states[:, :-1])  # (B, N − 1, V)
-        return F.cross_entropy(logits.flatten(0, 1).float(), views[:, 1:].flatten())
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under autocast
+        return F.cross_entropy(logits.flatten(0, 1), views[:, 1:].flatten())

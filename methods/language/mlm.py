@@ -102,10 +102,9 @@ class MLM(Method):
         ids, mask, segments, labels, neighbours = views
         states = self.encoder.tokens(Tokens(ids, mask, segments))  # (B, N, D)
         chosen = labels != IGNORED
-        logits = self.encoder.head(states[chosen]).float()  # (K, V)
-        count = distributed.total(chosen.sum().to(logits.dtype)).clamp_min(1)
-        summed = F.cross_entropy(logits, labels[chosen], reduction="sum")
-        words = summed * distributed.world() / count
+        logits = self.encoder.head(states[chosen])  # (K, V)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under autocast
+        words = distributed.mean(F.cross_entropy(logits, labels[chosen], reduction="none"))
         self.log(embedding=(states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
         if not self.next_sentence:
             return words

@@ -84,7 +84,8 @@ class Dual(Encoder):
         super().__init__()
         self.config, self.dim = config, dim
         self.image, self.captions = image, Captions(text, dim)
-        self.patch, self.tokenizer = image.patch, text.tokenizer
+        self.image_size, self.patch = image.image_size, image.patch
+        self.tokenizer = text.tokenizer
         self.parts = tuple(f"image.{part}" for part in image.parts)
         self.projection = nn.Linear(image.dim, dim, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))

@@ -50,6 +50,7 @@ SMALL = {  # settings that make a method large, by name
     "decoder_dim": 32,
     "decoder_depth": 1,
     "decoder_heads": 2,
+    "threshold": 1e-2,  # of which words of a small corpus are frequent
 }
 
 

@@ -18,7 +18,7 @@ class Flat(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dim = 3 * SIZE * SIZE
+        self.dim, self.image_size = 3 * SIZE * SIZE, SIZE
         self.config = {"name": "flat", "image_size": SIZE}
         self.norm = nn.BatchNorm1d(self.dim)
 

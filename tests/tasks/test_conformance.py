@@ -21,7 +21,13 @@ ENTRIES = {
 }
 NAMES = list(ENTRIES)
 LABELLED = [name for name in NAMES if ENTRIES[name].describe()["target"] == "label"]
-SMALL = {"episodes": 60, "shots": (1, 4, 16), "seeds": 3}  # settings that make a task slow
+SMALL = {  # settings that make a task slow, or that training takes too long to show
+    "episodes": 60,
+    "shots": (1, 4, 16),
+    "seeds": 3,
+    "rates": (0.01, 0.03),
+    "epochs": 10,
+}
 
 
 def make(name, **settings):
