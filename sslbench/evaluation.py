@@ -88,7 +88,8 @@ def _run(task: Task, encoder: Encoder, data: Dataset, seed: int, folder: Path) -
     encoder = suited(task, encoder)
     if task.target is not None and task.target not in data.targets:
         raise NotApplicable(
-            f"needs a {task.target} target; {data.name} has {data.targets or 'none'}"
+            f"needs targets of the kind {task.target}; {data.name} has "
+            f"{', '.join(data.targets) or 'none'}"
         )
     before = weights_hash(encoder)
     folder.mkdir(parents=True, exist_ok=True)

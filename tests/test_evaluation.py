@@ -97,7 +97,7 @@ def test_what_does_not_apply_says_why(record):
     assert record(refuse)[0].reason == "because"
     found, _ = record(refuse, target="boxes")
     assert found.status == "not_applicable"
-    assert found.reason == "needs a boxes target; digits has ('label',)"
+    assert found.reason == "needs targets of the kind boxes; digits has label"
     assert record(refuse, modality="text")[0].status == "not_applicable"
 
 
