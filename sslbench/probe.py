@@ -42,12 +42,15 @@ def fit_probes(
 
 
 def choose(
-    features: np.ndarray, labels: np.ndarray, score: Callable[[Probe], float]
+    features: np.ndarray,
+    labels: np.ndarray,
+    score: Callable[[Probe], float],
+    penalties: Sequence[float] = PENALTIES,
 ) -> tuple[float, float]:
     """The C of the best score on validation, the strongest penalty of the best, and that score."""
-    values = [score(fit) for fit in fit_probes(features, labels, PENALTIES)]
+    values = [score(fit) for fit in fit_probes(features, labels, penalties)]
     best = int(np.argmax(values))
-    return PENALTIES[best], values[best]
+    return penalties[best], values[best]
 
 
 def labels(data: Dataset, split: str) -> np.ndarray:
