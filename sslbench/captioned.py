@@ -4,16 +4,21 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sslbench.backbones.dual import Dual
 from sslbench.data.augment import Augmentation
-from sslbench.data.split import Batch, Split
+from sslbench.data.split import Batch, Split, Tokens
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.random import Random
 
 _READ = 64  # examples at a time: their images are decoded with the captions
+
+# The paper's only augmentation of CLIP, a random square crop of the resized image, leaves a square
+# image as it is; OpenCLIP takes a crop of at least 90 % of the area in its place.
+VIEW = Augmentation(crop_scale=(0.9, 1.0), flip_p=0.0, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor]  # images (B, 3, S, S); ids, mask, segments (B, N)
 
@@ -28,6 +33,13 @@ def views(encoder: Dual, batch: Batch, augmentation: Augmentation, random: Rando
     ]
     tokens = encoder.text.preprocess(replace(batch, texts=drawn))
     return images, tokens.ids, tokens.mask, tokens.segments
+
+
+def embeddings(encoder: Dual, views: Views) -> tuple[Tensor, Tensor]:
+    """Images and captions in the common space, (B, D) each, of length 1."""
+    images, *tokens = views
+    texts = encoder.text(Tokens(*tokens))
+    return F.normalize(encoder(images), dim=1), F.normalize(texts, dim=1)
 
 
 def captions_of(batch: Batch) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sslbench.encoder import Encoder, build
 from sslbench.errors import UserError
 from sslbench.external import hugging_face, is_hugging_face
-from sslbench.hashing import file_sha256
+from sslbench.hashing import digest, file_sha256
 from sslbench.storage import folder_atomic, write_atomic, write_json
 from sslbench.tokenizer import Tokenizer
 
@@ -69,7 +69,7 @@ def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
         encoder = hugging_face(folder)
         weights_id = weights_hash(encoder)
         return encoder, {
-            "key": weights_id,
+            "key": digest(encoder.config, weights_id),
             "name": folder.name,
             "family": "external",
             "encoder": encoder.label,

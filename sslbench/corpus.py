@@ -40,14 +40,15 @@ class Rows:
         return Batch(index, tokens=Tokens(ids, mask, torch.zeros_like(ids)))
 
 
-def row_length(encoder: TextEncoder, length: int) -> int:
+def row_length(encoder: TextEncoder, length: int, least: int = 1) -> int:
     """Tokens of a row: `length`, or where it is 0 as many as the encoder takes.
 
     Raises:
-        ValueError: more than the encoder takes.
+        ValueError: more than the encoder takes, or fewer than `least`.
     """
-    if not 0 <= length <= encoder.length:
-        raise ValueError(f"length = {length}: {encoder.label} takes 1 to {encoder.length} tokens")
+    if not least <= (length or encoder.length) <= encoder.length:
+        allowed = f"takes {least} to {encoder.length} tokens"
+        raise ValueError(f"length = {length}: {encoder.label} {allowed}")
     return length or encoder.length
 
 
@@ -122,6 +123,8 @@ class Passages:
                 passages += here
         if not first:
             raise NotApplicable("no document of the corpus has two passages in a row")
+        if max(count) == len(passages):
+            raise NotApplicable("pairs of passages need two documents or more, the corpus has one")
         self.rows = Rows(*_padded(passages))
         self.first, self.start, self.count = map(torch.tensor, (first, start, count))
 
@@ -133,15 +136,10 @@ class Passages:
         return Batch(index, tokens=self.rows[number].tokens, target=number)
 
     def elsewhere(self, number: Tensor, uniform: Tensor) -> Tensor:
-        """A passage of another document than `number` (B,), by uniform draws (B,) in [0, 1).
-
-        The corpus must have more than one document; else it may be any passage.
-        """
+        """A passage of another document than `number` (B,), by uniform draws (B,) in [0, 1)."""
         start, count = self.start[number], self.count[number]
-        others = len(self.rows) - count
-        others = torch.where(others > 0, others, len(self.rows))
-        drawn = (uniform.double() * others).long()
-        return torch.where((drawn >= start) & (others < len(self.rows)), drawn + count, drawn)
+        drawn = (uniform.double() * (len(self.rows) - count)).long()
+        return torch.where(drawn >= start, drawn + count, drawn)
 
 
 def _grouped(parts: Sequence[list[int]], length: int) -> list[list[int]]:

@@ -116,8 +116,11 @@ class ImageEncoder(Encoder):
         """An encoder whose colour statistics are the data's where the configuration has none.
 
         Raises:
+            NotApplicable: the data have no images.
             UserError: no image size, or neither statistics nor data.
         """
+        if data is not None and data[torch.zeros(1, dtype=torch.long)].images is None:
+            raise NotApplicable(f"encoder {config['name']} needs images, the data have none")
         if "image_size" not in config:
             raise UserError(f"encoder {config['name']} needs image_size; found {config}")
         if "mean" not in config:
@@ -185,7 +188,8 @@ class TextEncoder(Encoder):
         from sslbench.backbones import causal
         from sslbench.tokenizer import trained
 
-        config = {"tokenizer": cls.kind, "vocabulary": 8000, **config}
+        kind = "bpe" if causal(config["name"]) else cls.kind  # nothing of the text may be lost
+        config = {"tokenizer": kind, "vocabulary": 8000, **config}
         if tokenizer is None:
             if data is None:
                 raise UserError(f"encoder {config['name']}: no data to learn a tokenizer from")
@@ -204,11 +208,19 @@ class TextEncoder(Encoder):
         self.config, self.tokenizer, self.pooling = config, tokenizer, pooling
 
     def preprocess(self, batch: Batch) -> Tokens:
-        """Tokens of the texts, at most `length` of them; pairs are encoded together."""
+        """Tokens of the texts, at most `length` of them; pairs are encoded together.
+
+        Raises:
+            NotApplicable: no texts, or several for each example that are no pair.
+        """
         if batch.tokens is not None:
             return batch.tokens.to(self.device)
         if batch.texts is None:
             raise NotApplicable(f"{self.label} needs texts")
+        paired = batch.images is None  # two captions of an image are no pair
+        if not all(isinstance(t, str) or (paired and len(t) == 2) for t in batch.texts):
+            found = "words, or a context with its endings" if paired else "the captions of images"
+            raise NotApplicable(f"{self.label} needs texts or pairs of texts, these are {found}")
         return self.tokenizer(batch.texts, self.length).to(self.device)
 
     def hidden(self, inputs: Tokens) -> list[Tensor]:
@@ -218,6 +230,9 @@ class TextEncoder(Encoder):
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) over the vocabulary at positions of the last layer (…, D)."""
         raise NotApplicable(f"{self.label} has no language-model head")
+
+    def drop_head(self) -> None:
+        """Leave out the language-model head, where there is one, for whoever does not train it."""
 
     def logits(self, inputs: Tokens) -> Tensor:
         """(B, N, V): of the next token if `causal`, else of the token at the place itself."""
@@ -262,7 +277,7 @@ def pool_tokens(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 def label(config: dict[str, Any]) -> str:
     """`resnet18(image_size=32, width=16)`, without what was taken from the data."""
-    hidden = {"name", "mean", "std", "tokenizer_hash"}
+    hidden = {"name", "mean", "std", "tokenizer_hash", "head"}
     settings = [
         f"{k}={label(v) if isinstance(v, dict) else v}"
         for k, v in sorted(config.items())

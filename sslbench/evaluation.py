@@ -61,6 +61,8 @@ def evaluate(
     groups = data["test"].groups
     try:
         result = _run(cls(**settings), encoder, data, cell.seed, folder)
+        if groups is not None and result.places is not None:
+            groups = groups[result.places]
         scores = {name: _score(score, groups) for name, score in result.scores.items()}
     except NotApplicable as error:
         status, reason, result = "not_applicable", str(error), Result({})

@@ -57,6 +57,8 @@ def hugging_face(folder: Path) -> TextEncoder:
         **_sentence_transformers(folder),
         **_settings(kind, config),
     }
+    if config.get("vocab_size", 0) > len(tokenizer):
+        described["vocab_size"] = config["vocab_size"]
     with torch.random.fork_rng(devices=[]):
         encoder = build(described, tokenizer=tokenizer)
     assert isinstance(encoder, TextEncoder)
@@ -107,7 +109,9 @@ def _load(encoder: TextEncoder, weights: dict[str, torch.Tensor], folder: Path) 
         if found is not None and weights[found].shape == wanted[name].shape:
             chosen[name] = weights[found]
             used.add(found)
-    tied = set(getattr(encoder.model, "_tied_weights_keys", None) or ())
+    tied = set[str]()  # to the embeddings, which are there
+    if encoder.model.config.tie_word_embeddings:  # type: ignore[union-attr]
+        tied = set(getattr(encoder.model, "_tied_weights_keys", None) or ())
     lost = [name for name in wanted if name not in chosen and name not in tied]
     if lost:
         share = f"{len(chosen)} of {len(wanted)}"

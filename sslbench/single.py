@@ -142,6 +142,8 @@ def evaluate(
         if name not in names:
             raise UserError(f"--set {name}…: names no task that runs; {suggest(name, names)}")
     checkpoint = Checkpoint(**about)
+    if not datasets and checkpoint.pretrain_dataset is None:
+        raise UserError(f"{path} does not say what it was pretrained on: name a --dataset")
     own, _ = load_train(checkpoint.pretrain_dataset or "") if not datasets else (None, None)
     data = [load(name) for name in datasets] if own is None else [own]
     cells = []

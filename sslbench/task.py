@@ -41,10 +41,12 @@ class Result:
     Attributes:
         scores: by metric name; the task's `metric` is among them.
         selected: what the protocol chose on the validation split.
+        places: positions in the test split of the examples that were scored, None for all of them.
     """
 
     scores: Mapping[str, Score]
     selected: Mapping[str, Any] = field(default_factory=dict)
+    places: np.ndarray | None = None
 
 
 class Task(ABC):

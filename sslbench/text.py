@@ -34,7 +34,8 @@ def strings(data: Dataset, split: str) -> list[str]:
     for index in torch.arange(len(data[split])).split(_PART):
         for text in data[split][index].texts or [None] * len(index):
             if not isinstance(text, str):
-                raise NotApplicable(f"{data.name}: plain texts needed, found {type(text).__name__}")
+                kind = "none" if text is None else "several for each example"
+                raise NotApplicable(f"{data.name}: plain texts needed, found {kind}")
             found.append(text)
     if not any(found):
         raise NotApplicable(f"{data.name}: all texts of the {split} split are empty")

@@ -26,6 +26,7 @@ from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.pretrain import Options, train
+from sslbench.probe import labels
 from sslbench.random import Random, mix
 from sslbench.task import Result, Score, Task
 
@@ -71,8 +72,9 @@ class FineTune(Task):
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:
         """Accuracy on test of the run that is best on validation."""
-        if any(data[split].labels is None for split in ("train", "validation", "test")):
-            raise NotApplicable(f"{data.name}: a split has no labels")
+        if any(labels(data, split).ndim != 1 for split in ("train", "validation", "test")):
+            raise NotApplicable(f"{data.name}: one label per example needed, it has several")
+        encoder.preprocess(data["train"][torch.zeros(1, dtype=torch.long)])  # can it read them?
         given = reduced(data, self.train_examples, seed)
         found = {}
         for lr in self.rates:

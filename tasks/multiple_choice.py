@@ -44,6 +44,8 @@ class MultipleChoice(Task):
     def __init__(self, *, layer: str = "last", train_examples: int = 5_000) -> None:
         if train_examples < 0:
             raise UserError(f"train_examples ≥ 0 expected, found {train_examples}")
+        if layer == "all":
+            raise UserError("layer = 'all': one layer expected, 'last' or its name")
         self.layer, self.train_examples = layer, train_examples
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:

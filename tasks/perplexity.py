@@ -66,7 +66,7 @@ class Perplexity(Task):
                 f"needs a causal model; {model.label} sees what comes after a token, for which "
                 "there is pseudo_perplexity"
             )
-        stride = self.stride or model.length // 2
+        stride = self.stride or max(1, model.length // 2)
         if stride >= model.length:
             raise UserError(f"stride = {stride}: {model.label} takes {model.length} tokens")
         texts = strings(data, "test")
@@ -107,7 +107,8 @@ def unfaithful(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 @torch.inference_mode()
 def negative_log_likelihood(encoder: TextEncoder, texts: Sequence[str], stride: int) -> np.ndarray:
     """−ln p (n,) of each text, given that a text begins."""
-    start = encoder.tokenizer.sep
+    begun = encoder.tokenizer.encodings([""])[0].ids  # LLaMA's tokenizer: <s>, GPT-2's: nothing
+    start = begun[0] if begun else encoder.tokenizer.sep
     if start is None:
         raise NotApplicable(f"{encoder.label} has no token that begins a text")
     rows = [[start, *ids] for ids in encoder.tokenizer.ids(texts)]

@@ -34,6 +34,7 @@ from sslbench.episodes import draw_episodes
 from sslbench.errors import NotApplicable, UserError
 from sslbench.random import Random
 from sslbench.task import Result, Score, Task
+from sslbench.text import strings
 
 ROWS = 32  # that the model sees at a time
 
@@ -77,6 +78,9 @@ class Prompting(Task):
         """Score every label after every test text."""
         if not isinstance(encoder, TextEncoder) or not encoder.causal:
             raise NotApplicable(f"needs a causal language model; {encoder.label} is none")
+        strings(data, "test")
+        if not (self.labels or any(data.class_names)):
+            raise NotApplicable(f"{data.name}: its classes have no names")
         names = self.labels or data.class_names
         if len(names) != data.classes or not all(names):
             found = f"{list(names)} for {data.classes} classes"
@@ -106,7 +110,8 @@ class Prompting(Task):
         ways = {"top1": plain, "top1_normalised": plain / sizes, "top1_pmi": plain - alone}
         correct = {k: (v.argmax(axis=1) == truth).astype(float) for k, v in ways.items()}
         correct["mean_per_class"] = per_class(correct["top1"], truth)
-        return Result({name: Score.mean(values) for name, values in correct.items()})
+        scores = {name: Score.mean(values) for name, values in correct.items()}
+        return Result(scores, places=places)
 
     def _shown(self, train: Split, n: int, seed: int) -> np.ndarray:
         """Positions (n, shots) in train of the examples before each of n test texts."""

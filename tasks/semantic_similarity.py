@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from sslbench.contributions import pearson, spearman
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
+from sslbench.errors import UserError
 from sslbench.logistic import deviation
 from sslbench.probe import labels
 from sslbench.ridge import ridge
@@ -45,6 +46,8 @@ class SemanticSimilarity(Task):
     target = "rating"
 
     def __init__(self, *, layer: str = "last", regression: bool = False) -> None:
+        if layer == "all":
+            raise UserError("layer = 'all': one layer expected, 'last' or its name")
         self.layer, self.regression = layer, regression
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:

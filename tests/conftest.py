@@ -99,7 +99,8 @@ def _language(name: str, **settings: Any) -> Encoder:
         "num_attention_heads": 2,
         "max_position_embeddings": 24,
     }
-    return build({"name": name, "vocabulary": 64, **sizes, **settings}, tiny_texts())
+    config = {"name": name, "tokenizer": "wordpiece", "vocabulary": 64, **sizes, **settings}
+    return build(config, tiny_texts())
 
 
 def _build(config: dict[str, Any]) -> Encoder:

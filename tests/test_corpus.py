@@ -163,10 +163,8 @@ def test_elsewhere_is_uniform_over_all_other_documents():
 
 
 def test_a_corpus_of_one_document_has_no_elsewhere():
-    alone = Passages(Texts(TEXTS.texts[:1]), TOKENIZER, 20)
-    draws = (torch.arange(40) + 0.5) / 40
-    found = alone.elsewhere(torch.zeros(40, dtype=torch.long), draws)
-    assert set(found.tolist()) == set(range(len(alone.rows)))
+    with pytest.raises(NotApplicable, match="need two documents or more, the corpus has one"):
+        Passages(Texts(TEXTS.texts[:1]), TOKENIZER, 20)
     with pytest.raises(NotApplicable, match="no document of the corpus has two passages in a row"):
         Passages(Texts(["One bird.", "A child."]), TOKENIZER, 20)
 

@@ -11,6 +11,7 @@ from sslbench.encoder import build
 from sslbench.errors import NotApplicable
 from sslbench.grid.cells import Evaluation
 from sslbench.records import Checkpoint
+from sslbench.statistics import interval
 from sslbench.task import Result, Score, Task
 
 CONFIG = {"name": "resnet18", "width": 4, "image_size": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -77,6 +78,15 @@ def test_frozen_means_frozen(record, behave):
     assert "changed the encoder" in found.reason
     assert not found.scores
     assert not examples
+
+
+def test_the_groups_of_a_part_of_the_test_split(record, monkeypatch):
+    test, places = load("digits")["test"], np.arange(60, 160)
+    monkeypatch.setattr(test, "groups", np.arange(len(test)) // 20)
+    found, examples = record(lambda *_: Result({"top1": Score.mean(right())}, places=places))
+    low, high = interval(right(), places // 20)[1:]
+    assert (found.scores["top1"].low, found.scores["top1"].high) == (low, high)
+    np.testing.assert_array_equal(examples["groups"], places // 20)
 
 
 def test_a_score_that_is_not_finite_is_a_failure(record):

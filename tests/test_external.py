@@ -123,3 +123,22 @@ def test_the_name_of_a_fetched_checkpoint(tmp_path):
     with pytest.raises(UserError, match="minilm is a checkpoint, no dataset"):
         weights.refuse(weights.BY_NAME["minilm"], tmp_path)
     assert all(re.fullmatch(r"[0-9a-f]{64}", a.sha256) for r in weights.WEIGHTS for a in r.archives)
+
+
+def test_spare_rows_of_the_vocabulary_are_kept(tmp_path):
+    folder, _ = saved(tmp_path, "bert-head")
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = trained(tiny_texts(), "wordpiece", 64)
+    sizes = {"vocab_size": len(tokenizer) + 7, "max_position_embeddings": 40, **SIZES}
+    model = transformers.BertForMaskedLM(transformers.BertConfig(intermediate_size=64, **sizes))
+    model.save_pretrained(folder)
+    encoder, about = load_encoder(folder)
+    tokens = encoder.preprocess(Batch(torch.arange(1), texts=TEXTS[:1]))
+    assert encoder.logits(tokens).shape[-1] == len(tokenizer) + 7
+    other = {**config, "vocab_size": len(tokenizer) + 7, "hidden_act": "relu"}
+    (folder / "config.json").write_text(json.dumps(other))
+    again, changed = load_encoder(folder)
+    assert changed["weights_hash"] == about["weights_hash"]
+    assert changed["key"] != about["key"]
+    with pytest.raises(UserError, match="vocab_size = 3: the tokenizer has"):
+        again.variant(vocab_size=3)

@@ -37,7 +37,8 @@ def _own_cache(tmp_path, monkeypatch):
 def make(name, **settings):
     torch.manual_seed(0)
     own = SETTINGS.get(name, {"intermediate_size": 64})
-    config = {"name": name, "vocabulary": 64, "max_position_embeddings": 40, **SIZES, **own}
+    config = {"name": name, "tokenizer": "wordpiece", "vocabulary": 64, **SIZES, **own}
+    config["max_position_embeddings"] = 40
     return build({**config, **settings}, tiny_texts()).eval()
 
 
@@ -151,10 +152,16 @@ def test_what_does_not_fit_says_so():
         build({"name": "bert"})
     with pytest.raises(NotApplicable, match="a text encoder needs texts"):
         build({"name": "bert"}, tiny_images())
+    with pytest.raises(NotApplicable, match="resnet18 needs images"):
+        build({"name": "resnet18"}, tiny_texts())
     with pytest.raises(NotApplicable, match="needs images"):
         build({"name": "resnet18", "image_size": 8}, tiny_texts())
     with pytest.raises(NotApplicable, match="needs texts"):
         tiny_bert().preprocess(tiny_images()[torch.arange(2)])
+    with pytest.raises(NotApplicable, match="pairs of texts, these are the captions of images"):
+        tiny_bert().preprocess(tiny_captions()[torch.arange(2)])
+    with pytest.raises(NotApplicable, match="pairs of texts, these are words"):
+        tiny_bert().preprocess(Texts([("three", "words", "here")])[torch.arange(1)])
     with pytest.raises(UserError, match="encoder dual needs a table 'image'"):
         build({"name": "dual"}, tiny_captions())
     with pytest.raises(UserError, match="is no encoder of image"):

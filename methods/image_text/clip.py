@@ -20,13 +20,11 @@ from torch import Tensor
 
 from sslbench import captioned, distributed
 from sslbench.backbones.dual import Dual
-from sslbench.captioned import Views
+from sslbench.captioned import VIEW, Views
 from sslbench.data.augment import Augmentation
-from sslbench.data.split import Batch, Split, Tokens
+from sslbench.data.split import Batch, Split
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
-
-VIEW = Augmentation(crop_scale=(0.9, 1.0), flip_p=0.0, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 
 
 class CLIP(Method):
@@ -72,9 +70,7 @@ class CLIP(Method):
 
     def loss(self, views: Views, progress: float) -> Tensor:
         """Figure 3 over the global batch. Logs the images' `embedding` and the scale."""
-        images, *tokens = views
-        seen = F.normalize(self.encoder(images), dim=1)  # (b, D)
-        read = F.normalize(self.encoder.text(Tokens(*tokens)), dim=1)
+        seen, read = captioned.embeddings(self.encoder, views)
         scale = self.encoder.log_scale.exp()
         self.log(embedding=seen, scale=scale)
         return info_nce(seen, read, scale)

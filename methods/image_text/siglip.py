@@ -22,13 +22,11 @@ from torch import Tensor
 
 from sslbench import captioned, distributed
 from sslbench.backbones.dual import Dual
-from sslbench.captioned import Views
+from sslbench.captioned import VIEW, Views
 from sslbench.data.augment import Augmentation
-from sslbench.data.split import Batch, Split, Tokens
+from sslbench.data.split import Batch, Split
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
-
-VIEW = Augmentation(crop_scale=(0.9, 1.0), flip_p=0.0, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 
 
 class SigLIP(Method):
@@ -76,9 +74,7 @@ class SigLIP(Method):
 
     def loss(self, views: Views, progress: float) -> Tensor:
         """Algorithm 1 over the global batch. Logs the images' `embedding`, scale and bias."""
-        images, *tokens = views
-        seen = F.normalize(self.encoder(images), dim=1)  # (b, D)
-        read = F.normalize(self.encoder.text(Tokens(*tokens)), dim=1)
+        seen, read = captioned.embeddings(self.encoder, views)
         scale, bias = self.encoder.log_scale.exp(), self.encoder.bias
         self.log(embedding=seen, scale=scale, bias=bias)
         return pairwise_sigmoid(seen, read, scale, bias)

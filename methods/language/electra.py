@@ -8,8 +8,8 @@ generator has a third of the width, λ = 50; Adam, learning rate 2e-4 at batch 2
 0.01, warm-up over 1 % of the steps, linear decay; 766,000 steps are 30 epochs of its corpus).
 
 Differs from the paper: generator and discriminator share no embeddings; tokens are selected each
-with probability 15 %; no dropout. The encoder that is kept is the discriminator: its
-language-model head, where it has one, is not trained.
+with probability 15 %; no dropout. The encoder that is kept is the discriminator, without a
+language-model head.
 """
 
 import torch
@@ -62,10 +62,11 @@ class ELECTRA(Method):
             raise NotApplicable(f"electra needs a bidirectional transformer: {encoder.label}")
         if encoder.tokenizer.mask is None:
             raise NotApplicable(f"electra needs a tokenizer with a mask: {encoder.label}")
-        length = row_length(encoder, length)
+        length = row_length(encoder, length, 3)
         super().__init__(encoder, packed(data, encoder.tokenizer, length - 2))
         self.selected, self.weight = selected, weight
         self.generator = smaller(encoder, generator)
+        encoder.drop_head()
         self.replaced = nn.Linear(encoder.dim, 1)
 
     def views(self, batch: Batch, random: Random) -> Views:
@@ -110,6 +111,7 @@ def smaller(encoder: TransformersModel, share: float) -> TextEncoder:
     config = encoder.model.config
     heads = max(1, round(config.num_attention_heads * share))
     changes = {
+        "head": True,
         "num_attention_heads": heads,
         "hidden_size": config.hidden_size // config.num_attention_heads * heads,
         "intermediate_size": max(1, round(config.intermediate_size * share)),

@@ -40,7 +40,7 @@ class LM(Method):
     def __init__(self, encoder: TextEncoder, data: Split, *, length: int = 0) -> None:
         if not encoder.causal:
             raise NotApplicable(f"lm needs a causal encoder; {encoder.label} sees the future")
-        super().__init__(encoder, packed(data, encoder.tokenizer, row_length(encoder, length)))
+        super().__init__(encoder, packed(data, encoder.tokenizer, row_length(encoder, length, 2)))
 
     def views(self, batch: Batch, random: Random) -> Tensor:
         """Ids (B, N)."""

@@ -62,7 +62,10 @@ class MLM(Method):
     ) -> None:
         if encoder.causal or encoder.tokenizer.mask is None:
             raise NotApplicable(f"mlm needs a bidirectional encoder with a mask: {encoder.label}")
-        length = row_length(encoder, length)
+        if min(selected, masked, replaced) < 0 or selected > 1 or masked + replaced > 1:
+            found = f"selected = {selected}, masked = {masked}, replaced = {replaced}"
+            raise ValueError(f"shares of 1 expected, masked and replaced together too: {found}")
+        length = row_length(encoder, length, 5 if next_sentence else 3)
         if next_sentence:
             self.passages = Passages(data, encoder.tokenizer, (length - 3) // 2)
             super().__init__(encoder, self.passages)

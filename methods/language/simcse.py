@@ -58,8 +58,9 @@ class SimCSE(Method):
             raise NotApplicable(
                 f"simcse needs a bidirectional encoder with dropout layers: {encoder.label}"
             )
-        most = row_length(encoder, min(length, encoder.length)) - 2
+        most = row_length(encoder, min(length, encoder.length), 3) - 2
         super().__init__(encoder, sentence_rows(data, encoder.tokenizer, most))
+        encoder.drop_head()
         self.dropout, self.temperature = dropout, temperature
         self.head = nn.Sequential(nn.Linear(encoder.dim, encoder.dim), nn.Tanh())
 

@@ -68,7 +68,9 @@ class Dual(Encoder):
         towers: dict[str, Any] = {}
         for kind in ("image", "text"):
             if not isinstance(config.get(kind), dict):
-                raise UserError(f"encoder dual needs a table {kind!r} with a name; found {config}")
+                raise UserError(
+                    f"encoder dual needs a table {kind!r} ({kind}.name=…); found {config}"
+                )
             given = {**size, **config[kind]} if kind == "image" else config[kind]
             tower = build(given, data, tokenizer if kind == "text" else None)
             if tower.modality != kind:

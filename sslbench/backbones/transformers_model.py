@@ -28,6 +28,8 @@ class TransformersModel(TextEncoder):
         pooling: of the last layer, see `TextEncoder`.
         length: most tokens of a text; 0: as many as the model has positions.
         head: whether there is a language-model head.
+        vocab_size: rows of the table of tokens, 0: as many as the tokenizer has; others' models
+            have some to spare.
         settings: of the model's configuration, as transformers names them (hidden_size,
             num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, …).
     """
@@ -42,6 +44,7 @@ class TransformersModel(TextEncoder):
         pooling: str = "mean",
         length: int = 0,
         head: bool = True,
+        vocab_size: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__(config, tokenizer, pooling)
@@ -54,13 +57,16 @@ class TransformersModel(TextEncoder):
         for name in settings:
             if name not in known:
                 raise UserError(f"encoder {kind} has no setting {name!r}; {_near(name, known)}")
+        rows = vocab_size or len(tokenizer)
+        if rows < len(tokenizer):
+            raise UserError(f"vocab_size = {rows}: the tokenizer has {len(tokenizer)} tokens")
         still = {name: 0.0 for name in known if "drop" in name and _is_share(plain, name)}
         ids = {"pad": tokenizer.pad, "bos": tokenizer.sep, "eos": tokenizer.sep}
         ids |= {"cls": tokenizer.cls, "sep": tokenizer.sep}
         special = {f"{name}_token_id": number for name, number in ids.items()}
         try:
             described = transformers.AutoConfig.for_model(
-                kind, vocab_size=len(tokenizer), **{**special, **still, **settings}
+                kind, vocab_size=rows, **{**special, **still, **settings}
             )
             auto = "AutoModelForCausalLM" if self.causal else "AutoModelForMaskedLM"
             more = {}
@@ -79,12 +85,19 @@ class TransformersModel(TextEncoder):
             raise UserError(f"length = {length}: encoder {kind} has {positions} positions")
         self.length, self.headless = length or positions, not head
         self.pairs = getattr(described, "type_vocab_size", 0) > 1
-        blocks = next(
-            (name, module)
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.ModuleList)
-        )
-        self.parts = tuple(f"model.{blocks[0]}.{i}" for i in range(len(blocks[1])))
+        self._name_parts()
+
+    def _name_parts(self) -> None:
+        modules = self.model.named_modules()
+        name, blocks = next((n, m) for n, m in modules if isinstance(m, nn.ModuleList))
+        self.parts = tuple(f"model.{name}.{i}" for i in range(len(blocks)))
+
+    def drop_head(self) -> None:
+        """Leave the language-model head out of the encoder and of its checkpoint."""
+        if not self.headless:
+            self.model, self.headless = self.model.base_model, True
+            self.config = {**self.config, "head": False}
+            self._name_parts()
 
     def hidden(self, inputs: Tokens) -> list[Tensor]:
         """(B, N, D) of the embeddings and of every block; the last one is normalised."""

@@ -45,7 +45,11 @@ def plan(grid: Grid, path: Path) -> list[Work]:
     for table in grid.checkpoint:
         folder = located(table.path, path.parent)
         _, about = load_encoder(folder)
-        source = External(table.name, str(folder), digest(table.name, about["weights_hash"]))
+        source = External(
+            table.name,
+            str(folder),
+            digest(table.name, about.get("encoder_config"), about["weights_hash"]),
+        )
         out.append(Work(source, evaluations(source.key, about["at"])))
     return out
 

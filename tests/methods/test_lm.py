@@ -18,8 +18,8 @@ CAUSAL = ["gpt2", "gpt_neox", "llama", "opt", "qwen2"]
 def tiny(name: str):
     torch.manual_seed(0)
     config = {
-        "name": name, "vocabulary": 64, "hidden_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 24,
+        "name": name, "tokenizer": "wordpiece", "vocabulary": 64, "hidden_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 24,
     }  # fmt: skip
     wide = {"opt": "ffn_dim", "gpt2": "n_inner"}.get(name, "intermediate_size")
     config[wide] = 48
@@ -99,5 +99,5 @@ def test_rows_are_packed_documents_of_the_asked_length():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(NotApplicable, match=r"lm needs a causal encoder; bert\(.* sees the future"):
         LM(tiny_bert(), tiny_texts())
-    with pytest.raises(ValueError, match=r"length = 25: gpt2.* takes 1 to 24 tokens"):
+    with pytest.raises(ValueError, match=r"length = 25: gpt2.* takes 2 to 24 tokens"):
         LM(tiny_gpt(), tiny_texts(), length=25)

@@ -214,5 +214,9 @@ def test_pairs_are_half_neighbours_and_half_from_other_documents():
 def test_encoders_that_do_not_fit_are_refused():
     with pytest.raises(NotApplicable, match=r"mlm needs a bidirectional encoder with a mask: gpt2"):
         MLM(tiny_gpt(), DATA)
-    with pytest.raises(ValueError, match=r"length = 99: bert.* takes 1 to 24 tokens"):
+    with pytest.raises(ValueError, match=r"shares of 1 expected.* masked = 0.95, replaced = 0.1"):
+        MLM(tiny_bert(), DATA, masked=0.95)
+    with pytest.raises(ValueError, match=r"length = 2: bert.* takes 3 to 24 tokens"):
+        MLM(tiny_bert(), DATA, length=2, next_sentence=False)
+    with pytest.raises(ValueError, match=r"length = 99: bert.* takes 5 to 24 tokens"):
         MLM(tiny_bert(), DATA, length=99)

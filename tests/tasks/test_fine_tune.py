@@ -1,6 +1,7 @@
 """Fine-tuning: what is trained, what is chosen, and what an interruption changes."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from sslbench import registry
 from sslbench.data.split import Dataset, Texts
-from sslbench.errors import UserError
+from sslbench.errors import NotApplicable, UserError
 from sslbench.pretrain import Options
 from tests.conftest import tiny_bert, tiny_images, tiny_resnet
 from tests.tasks.test_conformance import values
@@ -70,6 +71,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypat
     assert values(found) == values(expected)
     assert found.selected == expected.selected
     shutil.rmtree(tmp_path / "parts")
+
+
+def test_what_does_not_apply(tmp_path):
+    with pytest.raises(NotApplicable, match=r"resnet18.* needs images"):
+        make().run(tiny_resnet(), texts(), seed=0, folder=tmp_path)
+    several = {name: split.map(lambda b: b, "same") for name, split in images().splits.items()}
+    for split in several.values():
+        split.labels = np.eye(4, dtype=bool)[split.labels]
+    data = replace(images(), splits=several)
+    with pytest.raises(NotApplicable, match="one label per example needed"):
+        make().run(tiny_resnet(), data, seed=0, folder=tmp_path)
 
 
 def test_wrong_settings():

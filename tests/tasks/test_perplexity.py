@@ -167,7 +167,7 @@ def test_what_does_not_apply(tmp_path):
         run(tiny_embeddings(), dataset(), PseudoPerplexity())
     with pytest.raises(NotApplicable, match="no states of tokens"):
         run(tiny_resnet(), dataset(), Perplexity())
-    with pytest.raises(NotApplicable, match="found tuple"):
+    with pytest.raises(NotApplicable, match="found several for each"):
         run(gpt(), dataset([("a", "b")]), Perplexity())
     with pytest.raises(NotApplicable, match="empty"):
         run(gpt(), dataset(["", ""]), Perplexity())

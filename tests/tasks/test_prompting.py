@@ -1,5 +1,7 @@
 """Prompting against a loop over transformers' logits, one sequence at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from sslbench.encoder import build
 from sslbench.errors import NotApplicable, UserError
 from sslbench.tasks import prompting
 from sslbench.tasks.prompting import Prompting, _likelihoods
+from tests.conftest import tiny_images
 
 NAMES = ("good", "very bad", "so so")
 LETTERS = "Label: Review is good very bad so\nabcdefghijklmnop"
@@ -185,6 +188,12 @@ def test_what_prompting_cannot_do_is_said(tmp_path):
         Prompting().run(bert, dataset(), seed=0, folder=tmp_path)
     with pytest.raises(NotApplicable, match="10 training texts; 11 needed"):
         Prompting(shots=31)._shown(split(30, 0), 5, seed=0)
+    nameless = replace(dataset(), class_names=())
+    with pytest.raises(NotApplicable, match="its classes have no names"):
+        Prompting().run(model(), nameless, seed=0, folder=tmp_path)
+    images = replace(dataset(), splits={"test": tiny_images()})
+    with pytest.raises(NotApplicable, match="plain texts needed, found none"):
+        Prompting().run(model(), images, seed=0, folder=tmp_path)
     encoder = model(tokenizer="wordpiece")
     with pytest.raises(NotApplicable, match="no token is of the label"):
         Prompting(labels=("good", " ", "bad")).run(encoder, dataset(), seed=0, folder=tmp_path)
