@@ -11,9 +11,9 @@ Differs from the paper: its only augmentation, a random square crop of the resiz
 square image as it is; a crop of at least 90 % of the area stands for it, as in OpenCLIP. Where an
 image has several captions, each step draws one. Embeddings of tokens do not decay.
 
-Measured: leaderboards/image-text (emoji, 2,983 images, 20 epochs, 3 seeds, test n = 1,873 in another
-style), gain over `untrained`: zero-shot top1 +.150 [.080, .220] to .307, retrieval recall_at_1 +.089
-[.076, .101] to .089, kNN +.211 [.159, .263] to .645.
+Measured: leaderboards/image-text (emoji, 2,983 images, 20 epochs, 3 seeds, test n = 1,873 in
+another style), gain over `untrained`: zero-shot top1 +.150 [.080, .220] to .307, retrieval
+recall_at_1 +.089 [.076, .101] to .089, kNN +.211 [.159, .263] to .645.
 """
 
 import math

@@ -13,9 +13,9 @@ Differs from the paper: AdamW instead of Adafactor; texts are gathered at once i
 so that each process holds b × B logits instead of b × b; images are cropped as for `clip`, and
 where one has several captions, each step draws one.
 
-Measured: leaderboards/image-text (emoji, 2,983 images, 20 epochs, 3 seeds, test n = 1,873 in another
-style), gain over `untrained`: zero-shot top1 +.186 [.108, .265] to .343, retrieval recall_at_1 +.056
-[.046, .066] to .056, kNN +.170 [.121, .220] to .605.
+Measured: leaderboards/image-text (emoji, 2,983 images, 20 epochs, 3 seeds, test n = 1,873 in
+another style), gain over `untrained`: zero-shot top1 +.186 [.108, .265] to .343, retrieval
+recall_at_1 +.056 [.046, .066] to .056, kNN +.170 [.121, .220] to .605.
 """
 
 import math
