@@ -193,8 +193,12 @@ class Chaos:
         elif event is self.kill_submission:
             event()
         else:
-            self.hits += before
-            event(target)
+            try:
+                event(target)
+            except RuntimeError:  # the job has ended or waits again since it was looked up
+                self.strike(event)
+            else:
+                self.hits += before
 
     def requeue(self, job: dict[str, str]) -> None:
         self.cluster.run("scontrol", "requeue", job["id"])
