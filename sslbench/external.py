@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sslbench.backbones import CAUSAL, MASKED
-from sslbench.encoder import TextEncoder, build
+from sslbench.backbones.transformers_model import TransformersModel
+from sslbench.encoder import build
 from sslbench.errors import UserError, suggest
 from sslbench.tokenizer import Tokenizer
 
@@ -26,7 +27,7 @@ def is_hugging_face(folder: Path) -> bool:
     return (folder / "config.json").exists() and not (folder / "encoder.json").exists()
 
 
-def hugging_face(folder: Path) -> TextEncoder:
+def hugging_face(folder: Path) -> TransformersModel:
     """The text encoder of a folder with config.json, model.safetensors and tokenizer.json.
 
     Pooling and the most tokens of a text are those of sentence-transformers' files where the
@@ -61,7 +62,7 @@ def hugging_face(folder: Path) -> TextEncoder:
         described["vocab_size"] = config["vocab_size"]
     with torch.random.fork_rng(devices=[]):
         encoder = build(described, tokenizer=tokenizer)
-    assert isinstance(encoder, TextEncoder)
+    assert isinstance(encoder, TransformersModel)
     _load(encoder, weights, folder)
     return encoder.eval()
 
@@ -98,10 +99,10 @@ def _sentence_transformers(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _load(encoder: TextEncoder, weights: dict[str, torch.Tensor], folder: Path) -> None:
+def _load(encoder: TransformersModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Copy the weights by name, with or without the model's prefix, all of them or none."""
-    prefix = f"{encoder.model.base_model_prefix}."  # type: ignore[union-attr]
-    wanted = encoder.model.state_dict()  # type: ignore[union-attr]
+    prefix = f"{encoder.model.base_model_prefix}."
+    wanted = encoder.model.state_dict()
     chosen, used = {}, set()
     for name in wanted:
         spellings = (name, name.removeprefix(prefix), prefix + name)
@@ -110,7 +111,7 @@ def _load(encoder: TextEncoder, weights: dict[str, torch.Tensor], folder: Path) 
             chosen[name] = weights[found]
             used.add(found)
     tied = set[str]()  # to the embeddings, which are there
-    if encoder.model.config.tie_word_embeddings:  # type: ignore[union-attr]
+    if encoder.model.config.tie_word_embeddings:
         tied = set(getattr(encoder.model, "_tied_weights_keys", None) or ())
     lost = [name for name in wanted if name not in chosen and name not in tied]
     if lost:
@@ -119,7 +120,7 @@ def _load(encoder: TextEncoder, weights: dict[str, torch.Tensor], folder: Path) 
             f"{folder}: {share} weights found by name and shape; not {', '.join(lost[:3])}"
             + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         )
-    encoder.model.load_state_dict(chosen, strict=False)  # type: ignore[union-attr]
+    encoder.model.load_state_dict(chosen, strict=False)
     if unused := sorted(set(weights) - used):
         log.info("%s: %d weights not used: %s", folder, len(unused), ", ".join(unused[:3]))
 
