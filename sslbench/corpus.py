@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sslbench.data.split import Batch, Split, Tokens
-from sslbench.encoder import TextEncoder
 from sslbench.errors import NotApplicable
 from sslbench.random import Random
+from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import Tokenizer, documents
 
 IGNORED = -100  # label of a token that is not to be predicted

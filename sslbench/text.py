@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sslbench.data.split import Batch, Dataset, Split, Tokens
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.features import features
+from sslbench.text_encoder import TextEncoder
 
 _PART = 256
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sslbench.data.split import Split
-from sslbench.encoder import TextEncoder
+from sslbench.text_encoder import TextEncoder
 
 BATCH = 64
 

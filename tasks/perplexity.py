@@ -29,10 +29,11 @@ import torch
 
 from sslbench.contributions import ratio
 from sslbench.data.split import Dataset
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable, UserError
 from sslbench.task import Result, Score, Task
 from sslbench.text import nats, padded, strings, text_encoder
+from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import Tokenizer
 
 TOKENS = 8_192  # in a batch

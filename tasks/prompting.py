@@ -29,12 +29,13 @@ from tokenizers import Encoding
 from sslbench.classification import per_class
 from sslbench.data.carve import scramble
 from sslbench.data.split import Dataset, Split
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.episodes import draw_episodes
 from sslbench.errors import NotApplicable, UserError
 from sslbench.random import Random
 from sslbench.task import Result, Score, Task
 from sslbench.text import strings
+from sslbench.text_encoder import TextEncoder
 
 ROWS = 32  # that the model sees at a time
 

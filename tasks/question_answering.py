@@ -36,11 +36,12 @@ from torch.nn.utils.rnn import pad_sequence
 from sslbench.answers import Window, best_of, best_span, exact, overlap, windows
 from sslbench.classification import reduced
 from sslbench.data.split import Dataset, Split
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable, UserError
 from sslbench.logistic import deviation
 from sslbench.random import Random
 from sslbench.task import Result, Score, Task
+from sslbench.text_encoder import TextEncoder
 
 LONGEST = 30  # tokens of an answer
 PATIENCE = 3  # epochs without a better score

@@ -26,12 +26,13 @@ import torch
 from sslbench.classification import reduced
 from sslbench.contributions import ratio
 from sslbench.data.split import Dataset, Split
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.errors import UserError, suggest
 from sslbench.probe import Probe, choose, fit_probes
 from sslbench.tags import OUTSIDE, is_bio, span_f1
 from sslbench.task import Result, Score, Task
 from sslbench.text import text_encoder
+from sslbench.text_encoder import TextEncoder
 from sslbench.words import Words, word_states
 
 PART = 2_000  # sentences of the test split whose states are held at once

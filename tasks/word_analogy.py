@@ -27,10 +27,11 @@ from torch import Tensor
 from sslbench.classification import per_class
 from sslbench.contributions import ratio
 from sslbench.data.split import Dataset, Texts
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.features import features
 from sslbench.task import Result, Score, Task
+from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import Tokenizer
 
 _SIMILARITIES = 1 << 22  # at a time: 16 MB

@@ -25,10 +25,11 @@ import torch
 
 from sslbench.contributions import spearman
 from sslbench.data.split import Dataset, Split, Texts
-from sslbench.encoder import Encoder, TextEncoder
+from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
 from sslbench.features import features
 from sslbench.task import Result, Score, Task
+from sslbench.text_encoder import TextEncoder
 
 
 class WordSimilarity(Task):

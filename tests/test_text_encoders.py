@@ -7,9 +7,10 @@ import transformers
 from sslbench.backbones import CAUSAL, MASKED
 from sslbench.checkpoint import load_encoder, save_encoder, weights_hash
 from sslbench.data.split import Batch, Texts, Tokens
-from sslbench.encoder import build, pool_tokens
+from sslbench.encoder import build
 from sslbench.errors import NotApplicable, UserError
 from sslbench.features import features
+from sslbench.text_encoder import pool_tokens
 from tests.conftest import (
     tiny_bert,
     tiny_captions,

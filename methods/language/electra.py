@@ -20,10 +20,10 @@ from sslbench import distributed
 from sslbench.backbones.transformers_model import TransformersModel
 from sslbench.corpus import IGNORED, corrupted, enclosed, packed, row_length
 from sslbench.data.split import Batch, Split, Tokens
-from sslbench.encoder import TextEncoder
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
+from sslbench.text_encoder import TextEncoder
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sslbench.corpus import packed, row_length
 from sslbench.data.split import Batch, Split, Tokens
-from sslbench.encoder import TextEncoder
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
+from sslbench.text_encoder import TextEncoder
 
 
 class LM(Method):

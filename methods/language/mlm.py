@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from sslbench import distributed
 from sslbench.corpus import IGNORED, Passages, corrupted, enclosed, packed, row_length
 from sslbench.data.split import Batch, Split, Tokens
-from sslbench.encoder import TextEncoder
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
+from sslbench.text_encoder import TextEncoder
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

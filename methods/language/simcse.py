@@ -21,10 +21,10 @@ from sslbench.corpus import enclosed, row_length, sentence_rows
 from sslbench.data.split import Batch, Split, Tokens
 from sslbench.distributed import gather, rank
 from sslbench.dropout import dropout, layers
-from sslbench.encoder import TextEncoder
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
+from sslbench.text_encoder import TextEncoder
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor]
 

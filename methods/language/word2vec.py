@@ -25,10 +25,10 @@ from sslbench import distributed
 from sslbench.backbones.embeddings import Embeddings
 from sslbench.corpus import Rows, sentence_rows
 from sslbench.data.split import Batch, Split
-from sslbench.encoder import TextEncoder
 from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
+from sslbench.text_encoder import TextEncoder
 
 Views = tuple[Tensor, Tensor, Tensor, Tensor]
 FINE = 2**31 - 1  # steps of the noise's distribution function

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sslbench.data.split import Batch, Split, Tokens
-from sslbench.encoder import Encoder, ImageEncoder, TextEncoder, build
+from sslbench.encoder import Encoder, ImageEncoder, build
 from sslbench.errors import UserError
+from sslbench.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from sslbench.tokenizer import Tokenizer

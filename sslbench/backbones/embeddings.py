@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sslbench.data.split import Tokens
-from sslbench.encoder import TextEncoder
+from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import Tokenizer
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sslbench.backbones import causal
 from sslbench.data.split import Tokens
-from sslbench.encoder import TextEncoder
 from sslbench.errors import UserError, suggest
+from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import Tokenizer
 
 POOLED = ("bert", "roberta")  # whose plain models have a layer on top that nobody trained

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from sslbench.data.split import Dataset, Texts, Tokens
-from sslbench.encoder import TextEncoder, build
+from sslbench.encoder import build
 from sslbench.errors import NotApplicable, UserError
 from sslbench.tasks import perplexity, pseudo_perplexity
 from sslbench.tasks.perplexity import Perplexity
 from sslbench.tasks.pseudo_perplexity import PseudoPerplexity
+from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import trained
 from tests.conftest import tiny_bert, tiny_embeddings, tiny_resnet, tiny_texts
 
