@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sslbench.data.color_ops import chroma, lightness
 from sslbench.data.image_ops import resize, sobel
 from sslbench.data.split import Batch, Split
-from sslbench.errors import NotApplicable, UserError
+from sslbench.errors import NotApplicable, UserError, suggest
 
 if TYPE_CHECKING:
     from sslbench.tokenizer import Tokenizer
@@ -100,14 +101,14 @@ class ImageEncoder(Encoder):
     """What image backbones share: the input size and the normalisation of colours.
 
     Args:
-        config: "image_size", "mean" and "std" per channel in [0, 1], and "sobel" where the encoder
-            sees gradients instead of colours.
+        config: "image_size", "mean" and "std" per channel in [0, 1], and "sees" where the encoder
+            is not shown the colours (see `SIGHTS`).
     """
 
     image_size: int
     mean: Tensor
     std: Tensor
-    common: ClassVar[tuple[str, ...]] = ("name", "image_size", "mean", "std", "sobel")
+    common: ClassVar[tuple[str, ...]] = ("name", "image_size", "mean", "std", "sees")
 
     @classmethod
     def make(
@@ -135,9 +136,13 @@ class ImageEncoder(Encoder):
         super().__init__()
         self.config = config
         self.image_size = config["image_size"]
-        self.sobel: bool = config.get("sobel", False)
+        sees = config.get("sees", "colours")
+        if sees not in SIGHTS:
+            raise UserError(f"sees = {sees!r}; {suggest(sees, list(SIGHTS))}")
+        self.shown, deviation = SIGHTS[sees]
+        of = {"mean": [0.5] * 3, "std": [deviation] * 3} if deviation else config
         for name in ("mean", "std"):
-            values = torch.tensor([0.5] * 3 if self.sobel else config[name]).view(1, -1, 1, 1)
+            values = torch.tensor(of[name]).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
     def preprocess(self, batch: Batch) -> Tensor:
@@ -147,12 +152,32 @@ class ImageEncoder(Encoder):
         return resize(batch.images, self.image_size).to(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] → zero mean and unit variance per channel of the pretraining data.
+        """Images (B, 3, H, W) in [0, 1] → what the encoder sees of them, about standardised.
 
-        Gradients are mapped to [−1, 1] instead.
+        Colours get zero mean and unit variance per channel of the pretraining data.
         """
-        images = sobel(images) if self.sobel else images
-        return (images - self.mean) / self.std
+        return (self.shown(images) - self.mean) / self.std
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(C, H, W) of each of `stages`."""
+        training, size = self.training, self.image_size
+        with torch.no_grad():
+            maps = self.eval().stages(torch.zeros(2, 3, size, size, device=self.device))
+        self.train(training)
+        return [tuple(stage.shape[1:]) for stage in maps]
+
+
+def _colours(images: Tensor) -> Tensor:
+    return images
+
+
+SIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
+    # What encoders can see, and about its deviation around 1/2, None where that is the data's.
+    "colours": (_colours, None),
+    "gradients": (sobel, 0.5),
+    "lightness": (lightness, 0.25),
+    "chroma": (chroma, 0.05),
+}
 
 
 def label(config: dict[str, Any]) -> str:
@@ -235,7 +260,7 @@ def build(
 
     Args:
         config: "name" of the backbone and its settings; "image_size" is required for images, and
-            "sobel" = true makes any encoder of images see gradients.
+            "sees" = "gradients", "lightness" or "chroma" makes any encoder of images see that only.
         data: where the configuration's colour statistics or the tokenizer come from, unless they
             are given.
         tokenizer: of an encoder of texts.

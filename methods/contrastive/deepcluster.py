@@ -70,7 +70,7 @@ class DeepCluster(Method):
         sobel: bool = True,
         augmentation: Augmentation = CROP_FLIP,
     ) -> None:
-        super().__init__(encoder.variant(sobel=True) if sobel else encoder, data)
+        super().__init__(encoder.variant(sees="gradients") if sobel else encoder, data)
         clusters = max(2, round(len(data) / 128)) if clusters is None else clusters
         if not 2 <= clusters <= len(data):
             raise ValueError(f"clusters: 2 to {len(data)} (one per image) expected, got {clusters}")

@@ -21,11 +21,11 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from sslbench.data.augment import Augmentation
 from sslbench.data.split import Batch, Split
+from sslbench.decoders import Adversary, decoder
 from sslbench.encoder import ImageEncoder
 from sslbench.method import Method, Recipe
 from sslbench.random import Random
@@ -83,11 +83,9 @@ class Inpainting(Method):
         self.hole = max(1, round(size * math.sqrt(share)))  # side of the centre square
         mean = torch.tensor(encoder.config["mean"]).view(1, 3, 1, 1)
         self.register_buffer("fill", mean, persistent=False)
-        with torch.no_grad():
-            deepest = encoder.eval().stages(mean.expand(2, 3, size, size))[-1]
-        encoder.train()
-        self.decoder = decoder(deepest.shape[1], deepest.shape[2], size)
-        self.discriminator = discriminator(self.hole if region == "center" else size)
+        channels, side, _ = encoder.shapes()[-1]
+        self.decoder = decoder(channels, side, size)
+        self.discriminator = Adversary(self.hole if region == "center" else size)
 
     def views(self, batch: Batch, random: Random) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) in [0, 1] and where they are missing, (B, 1, S, S) of 0 and 1."""
@@ -104,19 +102,15 @@ class Inpainting(Method):
         return images, mask
 
     def loss(self, views: tuple[Tensor, Tensor], progress: float) -> Tensor:
-        """Eq. 3, λ_rec L_rec + λ_adv L_adv, plus the discriminator's own objective."""
+        """Eq. 3, λ_rec L_rec + λ_adv L_adv, plus the negative of eq. 2 for the discriminator."""
         images, mask = views
         deepest = self.encoder.stages(torch.lerp(images, self.fill, mask))[-1]
         output = self.decoder(deepest)  # (B, 3, S, S) in [−1, 1]
         target = 2 * images - 1
-        real, fake = self._judged(target), self._judged(output)
-        # Copies: this pass moves neither D's parameters nor, a second time, its statistics.
-        copies = {name: value.clone() for name, value in self.discriminator.state_dict().items()}
-        verdict = functional_call(self.discriminator, copies, (fake,))
-        rec, adv = masked_l2(output, target, mask), F.softplus(-verdict).mean()
-        dis = discrimination(self.discriminator(real), self.discriminator(fake.detach()))
+        rec = masked_l2(output, target, mask)
+        adv, dis = self.discriminator(self._judged(target), self._judged(output))
         self.log(embedding=deepest.mean((2, 3)), reconstruction=rec, adversarial=adv, judge=dis)
-        return self.reconstruction * rec + self.adversarial * adv + dis
+        return self.reconstruction * rec + self.adversarial * adv + dis  # type: ignore[no-any-return]
 
     def _judged(self, images: Tensor) -> Tensor:
         """What the discriminator sees: the centre square, or all (no edge of a mask tells)."""
@@ -131,51 +125,3 @@ def masked_l2(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Eq. 1, per missing value: mean of ‖M ⊙ (x − x̂)‖² / (3 Σ M); images (B, 3, S, S)."""
     error = (mask * (target - output).square()).flatten(1).sum(1)
     return (error / (output.shape[1] * mask.flatten(1).sum(1))).mean()
-
-
-def discrimination(real: Tensor, fake: Tensor) -> Tensor:
-    """Negative of eq. 2: −log D(x) − log(1 − D(x̂)), from logits (B, 1)."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def decoder(channels: int, side: int, size: int) -> nn.Sequential:
-    """(B, C, side, side) → (B, 3, size, size) in [−1, 1], doubling the side at each layer."""
-    width = min(channels, 512)
-    layers: list[nn.Module] = [_ChannelWise(channels, side * side), nn.Conv2d(channels, width, 1)]
-    for _ in range(math.ceil(math.log2(size / side))):
-        narrow = max(width // 2, 16)
-        layers.append(nn.ConvTranspose2d(width, narrow, 4, 2, 1, bias=False))
-        layers += [nn.BatchNorm2d(narrow), nn.ReLU()]
-        width = narrow
-    layers.append(nn.Conv2d(width, 3, 3, padding=1))
-    return nn.Sequential(*layers, nn.Upsample((size, size), mode="bilinear"), nn.Tanh())
-
-
-def discriminator(size: int) -> nn.Sequential:
-    """(B, 3, size, size) → logits (B, 1), halving the side until it is at most 4."""
-    layers: list[nn.Module] = []
-    width, side = 3, size
-    while side > 4:
-        wide = min(2 * width, 512) if layers else 64
-        layers.append(nn.Conv2d(width, wide, 4, 2, 1, bias=not layers))
-        layers += [nn.BatchNorm2d(wide)] if width > 3 else []
-        layers.append(nn.LeakyReLU(0.2))
-        width, side = wide, side // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side * side, 1))
-
-
-class _ChannelWise(nn.Module):
-    """Fully connected over the positions within each channel (section 3.1).
-
-    Args:
-        channels: C.
-        cells: N = H · W, positions of the map.
-    """
-
-    def __init__(self, channels: int, cells: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(channels, cells, cells) / math.sqrt(cells))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) → the same shape."""
-        return torch.einsum("bcn,cnm->bcm", maps.flatten(2), self.weight).view_as(maps)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 MASKED = ("bert", "roberta", "modernbert")
 CAUSAL = ("gpt2", "gpt_neox", "llama", "opt", "qwen2")
-NAMES = ("pixels", *RESNETS, "embeddings", *MASKED, *CAUSAL, "dual")
+NAMES = ("pixels", *RESNETS, "embeddings", *MASKED, *CAUSAL, "dual", "pair")
 
 
 def causal(name: str) -> bool:
@@ -47,6 +47,10 @@ def constructor(name: str) -> "type[Encoder]":
         from sslbench.backbones.dual import Dual
 
         return Dual
+    if name == "pair":
+        from sslbench.backbones.pair import Pair
+
+        return Pair
     import timm
 
     from sslbench.backbones.timm_model import TimmModel

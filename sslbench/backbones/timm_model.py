@@ -27,12 +27,7 @@ class TimmModel(ImageEncoder):
         super().__init__(config)
         if "in_channels" in settings:
             settings["in_chans"] = settings.pop("in_channels")
-        try:
-            self.model = timm.create_model(
-                config["name"], num_classes=0, img_size=self.image_size, **settings
-            )
-        except TypeError:  # a convolutional network: any size fits
-            self.model = timm.create_model(config["name"], num_classes=0, **settings)
+        self.model = _create(config["name"], self.image_size, settings)
         self.dim = getattr(self.model, "head_hidden_size", self.model.num_features)
         self.transformer = hasattr(self.model, "blocks") and hasattr(self.model, "pos_embed")
         if self.transformer:
@@ -83,3 +78,14 @@ class TimmModel(ImageEncoder):
         for block in model.blocks:
             x = block(x)
         return model.norm(x)[:, model.num_prefix_tokens :]  # type: ignore[no-any-return]
+
+
+def _create(name: str, size: int, settings: dict[str, Any]) -> Any:
+    """Timm's model without classifier, for images of this size; other sizes where it can."""
+    sized = {"img_size": size}
+    for flexible in ({**sized, "dynamic_img_size": True}, sized):
+        try:
+            return timm.create_model(name, num_classes=0, **flexible, **settings)
+        except TypeError:  # a setting that this model does not know
+            continue
+    return timm.create_model(name, num_classes=0, **settings)  # convolutional: any size fits

@@ -1,7 +1,7 @@
-"""Colour operations on a batch, each image with parameters of its own.
+"""Colour operations on a batch, each image with parameters of its own, and CIE Lab.
 
-They compute what `torchvision.transforms.v2.functional` computes on float images, clamped to [0, 1]
-after each step. Images are (B, 3, H, W) float32 in [0, 1].
+The former compute what `torchvision.transforms.v2.functional` computes on float images, clamped to
+[0, 1] after each step. Images are (B, 3, H, W) float32 in [0, 1].
 """
 
 import torch
@@ -11,6 +11,12 @@ from sslbench.data.image_ops import on
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, rounded as in torchvision
+_XYZ = (  # of linear sRGB, IEC 61966-2-1
+    (0.4124, 0.3576, 0.1805),
+    (0.2126, 0.7152, 0.0722),
+    (0.0193, 0.1192, 0.9505),
+)
+_WHITE = (0.9505, 1.0, 1.089)  # D65
 
 
 def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -68,6 +74,29 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 def grayscale(images: Tensor) -> Tensor:
     """Luma in all three channels."""
     return _luma(images)[:, None].repeat(1, 3, 1, 1)
+
+
+def lab(images: Tensor) -> Tensor:
+    """SRGB (B, 3, H, W) in [0, 1] → CIE Lab: L in [0, 100], a and b within ±110."""
+    linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055) ** 2.4, images / 12.92)
+    matrix = torch.tensor(_XYZ, dtype=images.dtype, device=images.device)
+    white = torch.tensor(_WHITE, dtype=images.dtype, device=images.device)
+    xyz = torch.einsum("ij,bjhw->bihw", matrix / white[:, None], linear)
+    x, y, z = torch.where(
+        xyz > (6 / 29) ** 3, xyz.clamp_min(1e-6) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29
+    ).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def lightness(images: Tensor) -> Tensor:
+    """L of CIE Lab in [0, 1], in all three channels."""
+    return (lab(images)[:, :1] / 100).expand(-1, 3, -1, -1)
+
+
+def chroma(images: Tensor) -> Tensor:
+    """A and b of CIE Lab, [−127.5, 127.5] mapped to [0, 1]; the third channel is 1/2 throughout."""
+    ab = lab(images)[:, 1:] / 255 + 0.5
+    return torch.cat([ab, torch.full_like(ab[:, :1], 0.5)], dim=1)
 
 
 def _luma(images: Tensor) -> Tensor:

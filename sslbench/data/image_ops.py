@@ -208,6 +208,24 @@ def gaussian_noise(images: Tensor, noise: Tensor, std: float) -> Tensor:
     return torch.add(images, noise, alpha=std).clamp_(0, 1)
 
 
+def patches(images: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Square patches of (B, 3, H, W) at `corners` (B, P, 2) int64, top and left → (B, P, 3, s, s).
+
+    Raises:
+        ValueError: a patch reaches over the edge.
+    """
+    B, channels, height, width = images.shape
+    low, high = corners.amin(), corners.amax((0, 1)) + size
+    if low < 0 or high[0] > height or high[1] > width:
+        found = f"{int(low)} to {high.tolist()} of {(height, width)}"
+        raise ValueError(f"patches of {size} pixels must lie inside the image, found {found}")
+    pixel = corners[..., None] + torch.arange(size, device=images.device)  # (B, P, 2, s)
+    rows, columns = pixel[:, :, 0, :, None], pixel[:, :, 1, None]
+    index = (rows * width + columns).flatten(1)[:, None].expand(-1, channels, -1)
+    cut = images.flatten(2).gather(2, index).view(B, channels, -1, size, size)
+    return cut.transpose(1, 2)
+
+
 def sobel(images: Tensor) -> Tensor:
     """Horizontal gradient, vertical gradient and their length, of the mean of the channels.
 

@@ -6,9 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from sslbench.decoders import Adversary, decoder
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable
-from sslbench.methods.reconstruction.inpainting import Inpainting, decoder, discriminator
+from sslbench.methods.reconstruction.inpainting import Inpainting
 from sslbench.optim import parameter_groups
 from sslbench.random import Random
 from tests.conftest import SIZE
@@ -55,7 +56,7 @@ def test_at_the_centre_the_discriminator_sees_the_square_only(resnet, images):
     method = Inpainting(resnet, images, region="center")
     pictures, mask = draw(method, images)
     seen = []
-    method.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    method.discriminator.judge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     method.loss((pictures, mask), 0.0)
     torch.testing.assert_close(seen[1], 2 * pictures[:, :, 4:12, 4:12] - 1)
     assert [x.shape for x in seen] == [(8, 3, 8, 8)] * 3
@@ -67,12 +68,12 @@ def test_decoder_and_discriminator_fit_any_size(side, size):
     image = decoder(8, side, size)(torch.randn(2, 8, side, side))
     assert image.shape == (2, 3, size, size)
     assert image.abs().max() <= 1
-    assert discriminator(size)(image).shape == (2, 1)
+    assert Adversary(size).judge(image).shape == (2, 1)
 
 
 def test_no_bias_stands_before_a_batch_norm():
     """Its gradient is zero but for rounding, which AdamW would scale up to whole steps."""
-    for network in (decoder(8, 4, 32), discriminator(32)):
+    for network in (decoder(8, 4, 32), Adversary(32).judge):
         for layer, following in pairwise(network):
             if isinstance(following, torch.nn.BatchNorm2d):
                 assert layer.bias is None

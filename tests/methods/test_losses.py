@@ -514,7 +514,7 @@ def linear_inpainting(reconstruction: float, adversarial: float) -> Method:
     method = make("inpainting", **settings)
     unflatten = nn.Unflatten(1, (3, SIDE, SIDE))
     method.decoder = nn.Sequential(nn.Flatten(), matrix(3), unflatten, nn.Tanh())
-    method.discriminator = nn.Sequential(nn.Flatten(), matrix(4, rows=1))
+    method.discriminator.judge = nn.Sequential(nn.Flatten(), matrix(4, rows=1))
     return method
 
 
@@ -526,7 +526,7 @@ def test_inpainting(weights):
     loss = method.loss((pictures, mask), 0.0)
     loss.backward()
     x, m, fill = rows(pictures), MASK.tolist(), method.encoder.config["mean"]
-    decoder, judge = rows(method.decoder[1].weight), rows(method.discriminator[1].weight)
+    decoder, judge = rows(method.decoder[1].weight), rows(method.discriminator.judge[1].weight)
 
     def generator(decoder, encoder=None):  # the discriminator is a constant
         encoder = encoder or rows(torch.eye(D))
@@ -540,14 +540,14 @@ def test_inpainting(weights):
     by_encoder = slopes(lambda e: generator(decoder, e), rows(torch.eye(D).double()))
     check_slope(method.encoder.linear.weight.grad, by_encoder)
     by_judge = slopes(lambda w: judges(x, outputs, w), judge)
-    check_slope(method.discriminator[1].weight.grad, by_judge)
+    check_slope(method.discriminator.judge[1].weight.grad, by_judge)
 
 
 def test_inpainting_discriminator_tracks_each_batch_once():
     """The generator's pass through it leaves its running statistics alone."""
     method = linear_inpainting(0.999, 0.001)
     norm = nn.BatchNorm1d(1).double()
-    method.discriminator.append(norm)
+    method.discriminator.judge.append(norm)
     pictures, mask = images(1), MASK.view(B, 1, SIDE, SIDE).double()
     method.loss((pictures, mask), 0.0)
     outputs = inpainted(
@@ -556,7 +556,7 @@ def test_inpainting_discriminator_tracks_each_batch_once():
         rows(method.decoder[1].weight),
         method.encoder.config["mean"],
     )
-    judge, expected = rows(method.discriminator[1].weight), 0.0
+    judge, expected = rows(method.discriminator.judge[1].weight), 0.0
     for batch in ([[2 * v - 1 for v in x] for x in rows(pictures)], outputs):
         mean = sum(apply(judge, x)[0] for x in batch) / B
         expected = 0.9 * expected + 0.1 * mean
