@@ -20,70 +20,17 @@ from torch import Tensor, nn
 
 from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder, load_state, weights_hash
-from sslbench.data.augment import Augmentation
-from sslbench.data.split import Split
-from sslbench.errors import NotApplicable
 from sslbench.method import Method, Recipe
 from sslbench.monitor import CollapseWarning
 from sslbench.pretrain import Options, train
 from sslbench.random import Random
 from tests.conftest import (
     run_processes,
-    tiny_bert,
-    tiny_captions,
-    tiny_dual,
-    tiny_embeddings,
-    tiny_gpt,
-    tiny_images,
-    tiny_resnet,
-    tiny_texts,
-    tiny_vit,
 )
+from tests.methods.collapse import collapses
+from tests.methods.small import BATCH, examples, make
 
 NAMES = list(registry.entries("methods"))
-BATCH = 16
-STEPS = 4  # of an epoch of 64 images
-SMALL = {  # settings that make a method large, by name
-    "hidden": 32,
-    "dim": 16,
-    "queue": 40,  # no multiple of the batch: it wraps around
-    "decoder_dim": 32,
-    "decoder_depth": 1,
-    "decoder_heads": 2,
-    "threshold": 1e-2,  # of which words of a small corpus are frequent
-}
-
-
-ENCODERS = {
-    "any": (tiny_resnet,),
-    "image": (tiny_resnet, tiny_vit),
-    "text": (tiny_bert, tiny_gpt, tiny_embeddings),
-    "image_text": (tiny_dual,),
-}
-
-
-def examples(modality: str, steps: int) -> Split:
-    """Data for so many steps of an epoch, at least."""
-    if modality == "text":
-        return tiny_texts(6 * steps)
-    return tiny_captions(steps * BATCH) if modality == "image_text" else tiny_images(steps * BATCH)
-
-
-def make(name: str, seed: int = 0, data: Split | None = None, **settings: typing.Any) -> Method:
-    """A small instance of a method, on the first tiny encoder that suits it."""
-    cls = registry.method(name)
-    known = registry.settings(cls, {})
-    small = {key: value for key, value in SMALL.items() if key in known}
-    for encoder in ENCODERS[cls.modality]:
-        torch.manual_seed(seed)
-        try:
-            given = examples(cls.modality, STEPS) if data is None else data
-            method = cls(encoder(), given, **small | settings)
-        except NotApplicable:
-            continue
-        method.recipe = method.recipe.override(batch_size=BATCH)
-        return method
-    raise AssertionError(f"{name} accepts no encoder of {cls.modality}")
 
 
 def epoch_steps(name: str) -> int:
@@ -354,9 +301,6 @@ def test_what_is_not_trained_is_saved_as_it_is(name, tmp_path):
 
 # ------------------------------------------------------------------------------ collapse
 
-VIEWS = ("augmentation", "first", "second")  # settings
-MILD = Augmentation(crop_scale=(0.5, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
-
 
 def align(method: Method, views: tuple[Tensor, Tensor]) -> Tensor:
     """Pull the projections of two views together, and do nothing else."""
@@ -380,37 +324,13 @@ def without_variance(method: Method) -> None:
     method.weights = (invariance, 0.0, covariance)
 
 
-BROKEN = {  # and the learning rate at which this shows within 80 steps
-    "simclr": (without_negatives, 0.01),
-    "byol": (without_stop_gradient, 0.01),
-    "vicreg": (without_variance, 0.03),
-}
-
-
-def train_until_collapse(name: str, folder: Path, *, broken: bool) -> None:
-    mild = {key: MILD for key in registry.settings(registry.method(name), {}) if key in VIEWS}
-    method = make(name, data=tiny_images(64, classes=16), **mild)
-    damage, lr = BROKEN[name]
-    if broken:
-        damage(method)
-    method.recipe = Recipe("adamw", lr=lr, batch_size=32, schedule="constant")
-    train(method, folder, epochs=40, seed=0, options=Options(log_steps=40))
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_collapse_is_noticed(name, tmp_path):
-    with pytest.warns(
-        CollapseWarning, match=r"step \d+: .*standard deviation 0\.0.*RankMe 1\."
-    ) as all_:
-        train_until_collapse(name, tmp_path, broken=True)
-    last = read_log(tmp_path)[-1]
-    assert f"{last['embedding_std']:.4f}" in str(all_[-1].message)
-    assert f"{last['rankme']:.2f}" in str(all_[-1].message)
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_whole_does_not_collapse(name, tmp_path):
-    train_until_collapse(name, tmp_path, broken=False)  # a warning would be an error
-    last = read_log(tmp_path)[-1]
-    assert last["embedding_std"] > 0.5
-    assert last["rankme"] > 3
+@pytest.mark.parametrize(
+    ("name", "damage", "lr"),
+    [
+        ("simclr", without_negatives, 0.01),
+        ("byol", without_stop_gradient, 0.01),
+        ("vicreg", without_variance, 0.03),
+    ],
+)
+def test_what_is_broken_collapses(name, damage, lr, tmp_path):
+    collapses(name, damage, lr, tmp_path)
