@@ -7,7 +7,7 @@ export SSLBENCH_CACHE ?= $(HOME)/.cache/sslbench
 export OMP_NUM_THREADS ?= 1
 BOARDS := $(patsubst %/grid.toml,%,$(wildcard leaderboards/*/grid.toml))
 
-.PHONY: help demo test test-slow lint format clean pages pictures $(BOARDS)
+.PHONY: help demo test test-slow lint format clean pages pictures tables $(BOARDS)
 
 help:
 	@echo "make demo                    install, fetch images, run the quickstart grid, publish it"
@@ -16,6 +16,7 @@ help:
 	@echo "make leaderboards/NAME       run (or go on with) a leaderboard's grid and publish it"
 	@echo "make pages                   rebuild every leaderboard's page from its records.jsonl"
 	@echo "make pictures                take a picture of each page with chromium"
+	@echo "make tables                  rewrite the tables of docs/ from the code and the records"
 	@echo "make clean                   remove the virtual environment, runs and caches of tools"
 
 $(VENV)/.installed: pyproject.toml
@@ -46,6 +47,10 @@ pages: $(VENV)/.installed
 	@for board in $(wildcard leaderboards/*/records.jsonl); do \
 	  $(SSLBENCH) publish $$board --out $$(dirname $$board) || exit 1; \
 	done
+
+# The tables of docs/ that come from the code and from the records in leaderboards/.
+tables: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
 
 # The pictures of the pages in leaderboards/, with Debian's chromium.
 pictures: pages

@@ -79,6 +79,7 @@ class Method(nn.Module, ABC):
     Attributes:
         paper: where it comes from, e.g. "arXiv:2002.05709".
         modality: of the encoders that it trains: "image", "text", "image_text", or "any".
+        pseudo_label: what is predicted, in a few words.
         version: raised by whatever can move a number.
         recipe: the paper's optimisation.
         encoder: what is trained and kept; a method may wrap or replace what it is given.
@@ -88,6 +89,7 @@ class Method(nn.Module, ABC):
 
     paper: ClassVar[str]
     modality: ClassVar[str] = "image"
+    pseudo_label: ClassVar[str]
     version: ClassVar[int] = 1
     recipe: Recipe = Recipe()
     phases: int = 1

@@ -263,7 +263,8 @@ def parse_record(text: str) -> Record:
 def read_records(source: Path) -> list[Record]:
     """All records of a run folder, a store, or a records.jsonl, in the order of their keys.
 
-    Per-example scores of the headline metric come along in `inline`.
+    Per-example scores of the headline metric, and of the same at the layer that is best on
+    validation, come along in `inline`.
 
     Raises:
         UserError: nothing is there, or a record is damaged.
@@ -280,7 +281,7 @@ def read_records(source: Path) -> list[Record]:
 
 
 def _with_inline(record: Record, examples: dict[str, np.ndarray]) -> Record:
-    wanted = {record.headline, "groups"} & examples.keys()
+    wanted = {record.headline, f"{record.headline}_best_layer", "groups"} & examples.keys()
     inline = {name: pack(examples[name]) for name in sorted(wanted)}
     return record.model_copy(update={"inline": inline or None})
 

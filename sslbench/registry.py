@@ -58,7 +58,7 @@ class Entry:
 
 
 def _literals(node: ast.ClassDef) -> dict[str, Any]:
-    wanted = {"paper", "metric", "version", "modality", "target"}
+    wanted = {"paper", "metric", "version", "modality", "target", "pseudo_label"}
     found = {}
     for line in node.body:
         if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):

@@ -1,6 +1,7 @@
 """What the documentation shows works: commands parse, grids load, the examples run."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_every_command_in_the_docs_parses(words):
     context = command.make_context("sslbench", list(words))
     name, sub, rest = command.resolve_command(context, [*context._protected_args, *context.args])
     sub.make_context(name, rest, parent=context)
+
+
+def generated():
+    found = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    for page, name, content in found["pages"]():
+        yield pytest.param(found["written"], page, name, content, id=f"{page.name}: {name}")
+
+
+@pytest.mark.parametrize(("written", "page", "name", "content"), list(generated()))
+def test_tables_are_those_of_the_code_and_of_the_records(written, page, name, content):
+    text = page.read_text()
+    assert written(text, name, content()) == text, "run `make tables`"
 
 
 def targets():

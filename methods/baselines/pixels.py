@@ -17,6 +17,7 @@ class Pixels(Method):
     """Raw pixels."""
 
     paper = ""
+    pseudo_label = "none: the image is its own representation"
     phases = 0
 
     def __init__(self, encoder: Encoder, data: Split) -> None:

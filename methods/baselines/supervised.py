@@ -35,6 +35,7 @@ class Supervised(Method):
     """
 
     paper = "arXiv:1512.03385"
+    pseudo_label = "the label"
     recipe = Recipe("sgd", lr=0.1, weight_decay=1e-4, batch_size=128, epochs=164)
     encoder: ImageEncoder
 

@@ -25,6 +25,7 @@ class Untrained(Method):
 
     paper = ""
     modality = "any"
+    pseudo_label = "none: the encoder as initialised"
     phases = 0
 
     def views(self, batch: Batch, random: Random) -> Any:

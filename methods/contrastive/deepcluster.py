@@ -52,6 +52,7 @@ class DeepCluster(Method):
     """
 
     paper = "arXiv:1807.05520"
+    pseudo_label = "the cluster of the image in this epoch"
     recipe = Recipe("sgd", lr=0.05, weight_decay=1e-5, epochs=500, schedule="constant")
 
     encoder: ImageEncoder

@@ -52,6 +52,7 @@ class MoCo(Method):
     """
 
     paper = "arXiv:2003.04297"
+    pseudo_label = "the key of the query among a queue of keys"
     version = 1
     recipe = Recipe("sgd", lr=0.03, weight_decay=1e-4, batch_size=256, epochs=200)
     encoder: ImageEncoder

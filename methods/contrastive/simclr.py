@@ -42,6 +42,7 @@ class SimCLR(Method):
     """
 
     paper = "arXiv:2002.05709"
+    pseudo_label = "the other view among 2B − 1"
     version = 1
     recipe = Recipe(
         "lars", lr=4.8, weight_decay=1e-6, batch_size=4096, epochs=100, warmup=0.1

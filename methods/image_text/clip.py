@@ -44,6 +44,7 @@ class CLIP(Method):
 
     paper = "arXiv:2103.00020"
     modality = "image_text"
+    pseudo_label = "the caption among the batch's, and the image"
     version = 1
     recipe = Recipe(
         "adamw", lr=5e-4, weight_decay=0.2, batch_size=32_768, epochs=32, warmup=0.005

@@ -47,6 +47,7 @@ class SigLIP(Method):
 
     paper = "arXiv:2303.15343"
     modality = "image_text"
+    pseudo_label = "for every image and caption, whether they belong together"
     version = 1
     recipe = Recipe(
         "adamw", lr=1e-3, weight_decay=0.2, batch_size=32_768, epochs=32, warmup=0.03,

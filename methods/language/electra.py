@@ -42,6 +42,7 @@ class ELECTRA(Method):
 
     paper = "arXiv:2003.10555"
     modality = "text"
+    pseudo_label = "which tokens were replaced"
     recipe = Recipe(
         "adamw", lr=2e-4, weight_decay=0.01, batch_size=256, epochs=30, warmup=0.01,
         schedule="linear",

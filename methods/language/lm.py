@@ -34,6 +34,7 @@ class LM(Method):
 
     paper = "GPT"
     modality = "text"
+    pseudo_label = "the next token"
     recipe = Recipe("adamw", lr=2.5e-4, weight_decay=0.01, batch_size=64, epochs=100, warmup=0.02)
     encoder: TextEncoder
 

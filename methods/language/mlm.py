@@ -43,6 +43,7 @@ class MLM(Method):
 
     paper = "arXiv:1810.04805"
     modality = "text"
+    pseudo_label = "the masked words, and whether two passages are neighbours"
     recipe = Recipe(
         "adamw", lr=1e-4, weight_decay=0.01, batch_size=256, epochs=40, warmup=0.01,
         schedule="linear",

@@ -42,6 +42,7 @@ class SimCSE(Method):
 
     paper = "arXiv:2104.08821"
     modality = "text"
+    pseudo_label = "the same sentence among the batch's"
     recipe = Recipe("adamw", lr=3e-5, batch_size=64, epochs=1, schedule="linear")
     encoder: TextEncoder
 

@@ -49,6 +49,7 @@ class Word2Vec(Method):
 
     paper = "arXiv:1310.4546"
     modality = "text"
+    pseudo_label = "the words around a word, among words drawn at random"
     recipe = Recipe("adamw", lr=2.5e-3, batch_size=256, epochs=3, schedule="linear")
     encoder: Embeddings
     kept: Tensor

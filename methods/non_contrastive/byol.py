@@ -48,6 +48,7 @@ class BYOL(Method):
     """
 
     paper = "arXiv:2006.07733"
+    pseudo_label = "the teacher's projection of the other view"
     version = 1
     recipe = Recipe(
         "lars", lr=3.2, weight_decay=1.5e-6, batch_size=4096, epochs=1000, warmup=0.01

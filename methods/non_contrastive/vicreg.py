@@ -43,6 +43,7 @@ class VICReg(Method):
     """
 
     paper = "arXiv:2105.04906"
+    pseudo_label = "the other view, with spread and decorrelated coordinates"
     version = 1
     recipe = Recipe(
         "lars", lr=1.6, weight_decay=1e-6, batch_size=2048, epochs=1000, warmup=0.01

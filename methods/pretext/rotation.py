@@ -36,6 +36,7 @@ class Rotation(Method):
     """
 
     paper = "arXiv:1803.07728"
+    pseudo_label = "which of four rotations"
     recipe = Recipe("sgd", lr=0.1, weight_decay=5e-4, batch_size=128, epochs=100)
     encoder: ImageEncoder
 

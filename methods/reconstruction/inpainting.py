@@ -48,6 +48,7 @@ class Inpainting(Method):
     """
 
     paper = "arXiv:1604.07379"
+    pseudo_label = "the pixels of a hidden region, and a discriminator's opinion"
     recipe = Recipe(
         "adamw",
         lr=2e-3,

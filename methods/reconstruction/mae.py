@@ -42,6 +42,7 @@ class MAE(Method):
     """
 
     paper = "arXiv:2111.06377"
+    pseudo_label = "the pixels of masked patches"
     version = 1
     recipe = Recipe(
         "adamw",

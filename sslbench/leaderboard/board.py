@@ -212,7 +212,7 @@ def _cell(records: list[Record]) -> _Evidence:
     cell = Cell("ok", done, others, float(np.mean(list(scores.values()))), seeds=scores)
     if len(seeds) > 1 and cell.ok:
         cell.over_seeds = over_seeds(list(scores.values()))[1:]
-    examples, groups = _examples(list(seeds.values()))
+    examples, groups = per_seed(list(seeds.values()), done[0].headline)
     low, high = _interval(done, examples, groups)
     if low is not None and high is not None and math.isfinite(high - low):
         cell.interval = (low, high)
@@ -231,13 +231,13 @@ def _interval(
     return interval(np.mean(examples, axis=0), groups)[1:]
 
 
-def _examples(seeds: list[list[Record]]) -> tuple[list[Array] | None, Labels | None]:
+def per_seed(seeds: list[list[Record]], metric: str) -> tuple[list[Array] | None, Labels | None]:
     """Per pretraining seed, the score per example averaged over evaluation seeds; the groups.
 
     None where they are missing or of different lengths, or where their mean is not the score, as
     for F1 or mAP.
     """
-    loaded = [[_unpack(record) for record in same] for same in seeds]
+    loaded = [[_unpack(record, metric) for record in same] for same in seeds]
     arrays = [[array for array, _ in same if array is not None] for same in loaded]
     groups = [own for same in loaded for _, own in same]
     lengths = {len(array) for same in arrays for array in same}
@@ -247,12 +247,12 @@ def _examples(seeds: list[list[Record]]) -> tuple[list[Array] | None, Labels | N
     return [np.mean(same, axis=0) for same in arrays], groups[0]
 
 
-def _unpack(record: Record) -> tuple[Array | None, Labels | None]:
+def _unpack(record: Record, metric: str) -> tuple[Array | None, Labels | None]:
     inline = record.inline or {}
-    if record.headline not in inline:
+    if metric not in inline:
         return None, None
-    examples = unpack(inline[record.headline]).astype(np.float64)
-    value = record.scores[record.headline].value
+    examples = unpack(inline[metric]).astype(np.float64)
+    value = record.scores[metric].value
     if not math.isclose(examples.mean(), value, rel_tol=1e-5, abs_tol=1e-6):  # they are float32
         return None, None
     groups = unpack(inline["groups"]) if "groups" in inline else None
