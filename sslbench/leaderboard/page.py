@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sslbench.leaderboard import tables, text
 from sslbench.leaderboard.board import Board, Cell, Column, Row
+from sslbench.leaderboard.pairs import heat_maps
 from sslbench.records import Checkpoint, Record
 
 Section = tuple[str, list[tuple[str, str]]]  # a heading, and labelled values
@@ -32,7 +33,9 @@ def page(board: Board) -> str:
         text=text,
         rows=rows,
         tasks=[(task, list(own)) for task, own in groupby(board.columns, lambda c: c.task)],
-        position=lambda column, value: _position(scales[column], value),
+        position=_position,
+        place=lambda column, value: _position(scales[column], value),
+        heat_maps=heat_maps(board),
         marks={cell.mark for cell in board.cells.values() if cell.mark},
         empty={cell.status for cell in board.cells.values()} - {"ok"},
         csv=base64.b64encode(csv).decode(),
