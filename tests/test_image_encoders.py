@@ -64,6 +64,21 @@ def test_what_an_encoder_does_not_see_does_not_move_it():
         build({**RESNET, "sees": "light"})
 
 
+@pytest.mark.parametrize(
+    ("stem", "size", "sides"),
+    [
+        ("conv3", 32, [32, 16, 8, 4]),  # with a padding of 2 it would be 34
+        ("conv3_stride2", 32, [16, 8, 4, 2]),
+        ("conv7", 224, [56, 28, 14, 7]),
+        (None, 32, [32, 16, 8, 4]),
+        (None, 224, [56, 28, 14, 7]),
+    ],
+)
+def test_the_stem_of_small_images_keeps_their_size(stem, size, sides):
+    encoder = build({**RESNET, "stem": stem, "image_size": size})
+    assert encoder.shapes() == [(4 * 2**i, side, side) for i, side in enumerate(sides)]
+
+
 @pytest.mark.parametrize("config", [RESNET, VIT], ids=["resnet", "vit"])
 def test_other_sizes_and_shapes(config):
     encoder = build(config).eval()
