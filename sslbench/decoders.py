@@ -44,10 +44,18 @@ class Adversary(nn.Module):
         return fooled, found
 
 
-def decoder(channels: int, side: int, size: int) -> nn.Sequential:
-    """(B, C, side, side) → (B, 3, size, size) in [−1, 1], doubling the side at each layer."""
+def decoder(channels: int, side: int, size: int, *, connected: bool = False) -> nn.Sequential:
+    """(B, C, side, side) → (B, 3, size, size) in [−1, 1], doubling the side at each layer.
+
+    Args:
+        channels: C.
+        side: of the feature map.
+        size: of the images.
+        connected: whether all positions meet within each channel before that.
+    """
     width = min(channels, 512)
-    layers: list[nn.Module] = [_ChannelWise(channels, side * side), nn.Conv2d(channels, width, 1)]
+    layers: list[nn.Module] = [_ChannelWise(channels, side * side)] if connected else []
+    layers.append(nn.Conv2d(channels, width, 1))
     for _ in range(math.ceil(math.log2(size / side))):
         narrow = max(width // 2, 16)
         layers.append(nn.ConvTranspose2d(width, narrow, 4, 2, 1, bias=False))

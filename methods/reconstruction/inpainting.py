@@ -85,7 +85,7 @@ class Inpainting(Method):
         mean = torch.tensor(encoder.config["mean"]).view(1, 3, 1, 1)
         self.register_buffer("fill", mean, persistent=False)
         channels, side, _ = encoder.shapes()[-1]
-        self.decoder = decoder(channels, side, size)
+        self.decoder = decoder(channels, side, size, connected=True)
         self.discriminator = Adversary(self.hole if region == "center" else size)
 
     def views(self, batch: Batch, random: Random) -> tuple[Tensor, Tensor]:

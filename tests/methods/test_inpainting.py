@@ -65,7 +65,7 @@ def test_at_the_centre_the_discriminator_sees_the_square_only(resnet, images):
 
 @pytest.mark.parametrize(("side", "size"), [(4, 32), (4, 28), (7, 224), (16, 16)])
 def test_decoder_and_discriminator_fit_any_size(side, size):
-    image = decoder(8, side, size)(torch.randn(2, 8, side, side))
+    image = decoder(8, side, size, connected=True)(torch.randn(2, 8, side, side))
     assert image.shape == (2, 3, size, size)
     assert image.abs().max() <= 1
     assert Adversary(size).judge(image).shape == (2, 1)
@@ -73,7 +73,7 @@ def test_decoder_and_discriminator_fit_any_size(side, size):
 
 def test_no_bias_stands_before_a_batch_norm():
     """Its gradient is zero but for rounding, which AdamW would scale up to whole steps."""
-    for network in (decoder(8, 4, 32), Adversary(32).judge):
+    for network in (decoder(8, 4, 32, connected=True), Adversary(32).judge):
         for layer, following in pairwise(network):
             if isinstance(following, torch.nn.BatchNorm2d):
                 assert layer.bias is None
