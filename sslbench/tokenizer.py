@@ -80,7 +80,8 @@ class Tokenizer:
         return found
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text without special tokens."""
+        """Ids of each text, whole and without special tokens."""
+        self.inner.no_truncation()  # as `encodings` may have left it
         found = self.inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 

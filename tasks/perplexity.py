@@ -49,7 +49,7 @@ class Perplexity(Task):
 
     paper = "arXiv:2101.00027"
     metric = "bits_per_byte"
-    version = 1
+    version = 2
     modality = "text"
     target = None
     higher_is_better = False

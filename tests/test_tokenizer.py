@@ -71,6 +71,16 @@ def test_long_texts_are_cut_and_of_pairs_the_longer_one():
     assert made(["river " * 50], 400).ids.shape[1] > 50
 
 
+def test_ids_are_of_the_whole_text_whatever_was_cut_before():
+    tokenizer = trained(CORPUS, "bpe", 320, causal=True)
+    text = "some words that come back " * 20
+    whole = tokenizer.ids([text])
+    tokenizer([text], 8)
+    assert tokenizer.ids([text]) == whole
+    tokenizer.encodings([("one", text)], 16, overlap=4)
+    assert tokenizer.ids([text]) == whole
+
+
 def test_words_keep_their_place():
     made = trained(CORPUS, "wordpiece", 200)
     (encoding,) = made.encodings([("The", "zebra", "ran")], words=True)
