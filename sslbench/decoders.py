@@ -66,7 +66,9 @@ def decoder(channels: int, side: int, size: int, *, connected: bool = False) -> 
 
 
 class _ChannelWise(nn.Module):
-    """Fully connected over the positions within each channel (section 3.1).
+    """Fully connected over the positions within each channel.
+
+    Context encoders: Pathak 2016, arXiv:1604.07379, section 3.1.
 
     Args:
         channels: C.

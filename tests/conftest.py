@@ -44,6 +44,17 @@ def tiny_vit() -> Encoder:
     return _build({"name": "vit_tiny_patch16_224", **settings})
 
 
+def tiny_rbm() -> Encoder:
+    """Two layers of sigmoid units; D = 16."""
+    return _build({"name": "rbm", "widths": [32, 16]})
+
+
+def tiny_image_gpt() -> Encoder:
+    """Two blocks on 64 pixels of 16 colours; D = 32."""
+    sizes = {"side": 8, "colours": 16, "dim": 32, "depth": 2, "heads": 2}
+    return _build({"name": "image_gpt", **sizes}, tiny_images())
+
+
 WORDS = [a + b for a in ("ba", "ri", "to", "ku", "len") for b in ("na", "to", "mir", "sha", "del")]
 
 
@@ -103,8 +114,8 @@ def _language(name: str, **settings: Any) -> Encoder:
     return build(config, tiny_texts())
 
 
-def _build(config: dict[str, Any]) -> Encoder:
-    return build({**config, "image_size": SIZE, "mean": [0.5] * 3, "std": [0.25] * 3})
+def _build(config: dict[str, Any], data: Split | None = None) -> Encoder:
+    return build({**config, "image_size": SIZE, "mean": [0.5] * 3, "std": [0.25] * 3}, data)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ He, Fan, Wu, Xie, Girshick. Momentum Contrast for Unsupervised Visual Representa
 Learning. 2020. arXiv:2003.04297 (v2).
 
 Defaults: v2 (ResNet-50 on ImageNet, 200 epochs). v1 is hidden=0, temperature=0.07 and its
-augmentation: jitter always, of 0.4 in all four, and no blur.
+augmentation: jitter always, of 0.4 in all four, and no blur; its rate falls in two steps.
 Differs from the paper: batch norm sees fixed groups of the global batch, of consecutive queries and
 of randomly drawn keys, as on `groups` GPUs with shuffled keys (section 3.3); hence any number of
-processes that divides `groups` gives the same result. Biases and norms do not decay.
+processes that divides `groups` gives the same result. The queue is no longer than
+the data. Biases and norms do not decay.
 
 Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
 last layer), gain over `untrained` of the same encoder: kNN +.090 [.038, .141], linear +.099 [.074,
@@ -43,8 +44,9 @@ class MoCo(Method):
         data: what to train on.
         hidden: width of the projector's hidden layer; 0 for a linear projector (v1).
         dim: of the space in which views are compared.
-        queue: number of earlier keys. At most one epoch's: a longer queue would hold several keys
-            of each image, also of the query's own. It starts with random directions.
+        queue: number of earlier keys, at most one epoch's. With K of n images it holds an earlier
+            key of the query's own image with probability K² / 2n² (17 % at 4,096 of 7,000). It
+            starts with random directions.
         momentum: m of the key encoder.
         temperature: τ.
         groups: of batch norm in the global batch, which they must divide.

@@ -3,8 +3,10 @@
 Grill, Strub, Altché, Tallec, Richemond et al. Bootstrap Your Own Latent. NeurIPS 2020.
 arXiv:2006.07733.
 
-Defaults: section 3.2, and appendix B for the two distributions of views (ResNet-50 on ImageNet,
-1000 epochs). No difference from the paper is known.
+Defaults: section 3.3, and appendix B for the two distributions of views (ResNet-50 on ImageNet,
+1000 epochs).
+Differs from the paper: brightness is multiplied and contrast is around the mean of all channels, as
+in torchvision; crops are resized bilinearly.
 
 Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
 last layer), gain over `untrained` of the same encoder: kNN +.076 [.023, .130], linear +.085 [.059,
@@ -89,7 +91,7 @@ class BYOL(Method):
         )
 
     def after_step(self, progress: float) -> None:
-        """Equation 1: the teacher follows, ever more slowly (section 3.2)."""
+        """Equation 1: the teacher follows, ever more slowly (section 3.1)."""
         momentum = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
         ema(self.teacher_encoder, self.encoder, momentum)
         ema(self.teacher_projector, self.projector, momentum)

@@ -1,14 +1,18 @@
 """Inpainting (context encoder): fill in a missing region from what surrounds it.
 
 Pathak, Krähenbühl, Donahue, Darrell, Efros. Context Encoders: Feature Learning by Inpainting.
-CVPR 2016. arXiv:1604.07379. Defaults are those of its sections 3 and 4, where it is silent the
-authors' released ones (batch size, epochs, 8 × 8 random values under a random region).
+CVPR 2016. arXiv:1604.07379. Defaults are those of its sections 3, 4 and 5.1 (inpainting itself; for
+features section 5.2 trains without the adversary, `adversarial = 0`, at 1e-4 for random regions),
+where it is silent the authors' released ones (batch size, epochs, 8 × 8 random values under a
+random region).
 
 Differs from the paper: the discriminator takes its step at the same time as the encoder and decoder
 instead of before them, with a learning rate ten times smaller as there; encoder and decoder
 maximise log D(x̂) instead of minimising log(1 − D(x̂)), as the authors' code does; a random region
 is smooth noise under a threshold, of the same area in every image, instead of a deformed PASCAL
-segment; in the centre the prediction does not overlap the context; crops of varying size and flips.
+segment; in the centre the prediction does not overlap the context, and random regions
+are restored alone, as equation 1 has it, where the authors' code restores the whole image; crops of
+varying size and flips.
 
 Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
 last layer), gain over `untrained` of the same encoder: kNN +.124 [.073, .174], linear +.097 [.072,

@@ -3,10 +3,12 @@
 He, Chen, Xie, Li, Dollár, Girshick. Masked Autoencoders Are Scalable Vision Learners. CVPR 2022.
 arXiv:2111.06377.
 
-Defaults: section 4 and table 8 (ViT-L on ImageNet, 800 epochs).
+Defaults: section 4 and table 8 (ViT-L on ImageNet, 800 epochs), with the normalised targets of
+table 1d and of its results.
 Differs from the paper: the encoder keeps its own initialisation and its learned position
 embedding (the decoder's is fixed, sine and cosine); the class token, where the encoder has one,
-takes part in the encoder only, so that averaged patches are the representation to evaluate.
+takes part in the encoder only, so that averaged patches are the representation to evaluate
+(`global_pool = "avg"` of timm's models); crops are resized bilinearly.
 
 Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
 last layer), gain over `untrained-vit` of the same encoder: kNN +.080 [.056, .103], linear +.096

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 MASKED = ("bert", "roberta", "modernbert")
 CAUSAL = ("gpt2", "gpt_neox", "llama", "opt", "qwen2")
-NAMES = ("pixels", *RESNETS, "embeddings", *MASKED, *CAUSAL, "dual", "pair")
+NAMES = ("pixels", *RESNETS, "rbm", "image_gpt", "embeddings", *MASKED, *CAUSAL, "dual", "pair")
 
 
 def causal(name: str) -> bool:
@@ -35,6 +35,14 @@ def constructor(name: str) -> "type[Encoder]":
         from sslbench.backbones.resnet import ResNet
 
         return ResNet
+    if name == "rbm":
+        from sslbench.backbones.rbm import SigmoidLayers
+
+        return SigmoidLayers
+    if name == "image_gpt":
+        from sslbench.backbones.image_gpt import ImageGPT
+
+        return ImageGPT
     if name == "embeddings":
         from sslbench.backbones.embeddings import Embeddings
 

@@ -14,7 +14,9 @@ from tests.conftest import (
     tiny_dual,
     tiny_embeddings,
     tiny_gpt,
+    tiny_image_gpt,
     tiny_images,
+    tiny_rbm,
     tiny_resnet,
     tiny_texts,
     tiny_vit,
@@ -26,16 +28,21 @@ SMALL = {  # settings that make a method large, by name
     "hidden": 32,
     "dim": 16,
     "queue": 40,  # no multiple of the batch: it wraps around
+    "permutations": 24,
+    "size": 32,  # of which patches are cut
+    "prototypes": 24,
+    "crops": 2,
     "decoder_dim": 32,
     "decoder_depth": 1,
     "decoder_heads": 2,
+    "shrinkage": 0.1,  # a batch does not span as many dimensions
     "threshold": 1e-2,  # of which words of a small corpus are frequent
 }
 
 
 ENCODERS = {
     "any": (tiny_resnet,),
-    "image": (tiny_resnet, tiny_vit),
+    "image": (tiny_resnet, tiny_vit, tiny_rbm, tiny_image_gpt),
     "text": (tiny_bert, tiny_gpt, tiny_embeddings),
     "image_text": (tiny_dual,),
 }
