@@ -51,6 +51,14 @@ def test_tables_are_those_of_the_code_and_of_the_records(written, page, name, co
     assert written(text, name, content()) == text, "run `make tables`"
 
 
+def test_every_test_that_the_docs_name_exists():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/methods.md").read_text())
+    assert len(named) > 30
+    for file, name in named:
+        found = [path.read_text() for path in ROOT.glob(f"tests/**/{file}")]
+        assert any(f"def {name}(" in text for text in found), f"{file}::{name}"
+
+
 def targets():
     for page in PAGES:
         for block in blocks(page, "sh"):

@@ -58,6 +58,7 @@ def test_contract(name):
     assert re.match(r".+: .+\.\n", text), "first line: name, colon, the idea in one sentence"
     assert entry.describe()["summary"] == text.partition("\n")[0]
     assert isinstance(cls.paper, str)
+    assert cls.pseudo_label
     assert entry.describe()["paper"] == cls.paper if cls.paper else cls.phases == 0
     assert cls.paper in text, "the docstring cites the paper"
     assert isinstance(cls.version, int)

@@ -1,0 +1,97 @@
+"""CMC: what the lightness of an image says must tell its colours from those of other images.
+
+Tian, Krishnan, Isola. Contrastive Multiview Coding. ECCV 2020. arXiv:1906.05849.
+
+Defaults: section 4.1 (L and ab of ImageNet) in the settings of the authors' code for ResNets.
+
+Differs from the paper: each view has an encoder of three channels (L in all of them; a, b and a
+constant), of the size of the given one: what is kept has twice its parameters and features; give
+half the width to compare at equal size. L and ab are standardised by constants of their own. Noise
+is drawn from all entries of a bank, as in the authors' code: with probability 1/n a noise sample is
+the image's own entry. The learning rate falls along a cosine instead of in steps; biases and norms
+do not decay.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslbench.backbones.pair import Pair
+from sslbench.bank import Bank
+from sslbench.data.augment import Augmentation
+from sslbench.data.split import Batch, Split
+from sslbench.encoder import ImageEncoder, build
+from sslbench.method import Method, Recipe
+from sslbench.random import Random
+
+CROP_FLIP = Augmentation(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+
+
+class CMC(Method):
+    """One encoder sees L, another one ab; each must find its image in the memory of the other.
+
+    Args:
+        encoder: what the encoder of each view is like; their pair is trained.
+        data: what to train on; each memory bank has an entry for each image.
+        dim: of the space in which views are compared.
+        negatives: m, noise samples of each image (NCE); 0 for the exact softmax.
+        temperature: τ.
+        momentum: share of the old entry in the new one, in [0, 1).
+        augmentation: of the images, before they are split into L and ab.
+    """
+
+    paper = "arXiv:1906.05849"
+    pseudo_label = "the same image in the memory of the other view's"
+    version = 1
+    recipe = Recipe("sgd", lr=0.03, weight_decay=1e-4, batch_size=128, epochs=240)
+    encoder: Pair
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        data: Split,
+        *,
+        dim: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        augmentation: Augmentation = CROP_FLIP,
+    ) -> None:
+        first, second = ({**encoder.config, "sees": sees} for sees in ("lightness", "chroma"))
+        super().__init__(build({"name": "pair", "first": first, "second": second}), data)
+        self.augmentation = augmentation
+        bank = partial(Bank, negatives=negatives, temperature=temperature, momentum=momentum)
+        self.first_projector, self.second_projector = (
+            nn.Linear(encoder.dim, dim) for _ in range(2)
+        )
+        self.first_bank, self.second_bank = (bank(len(data), dim) for _ in range(2))
+
+    def views(self, batch: Batch, random: Random) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (b, 3, S, S), which ones they are (b,), and noise samples of each (b, m).
+
+        The noise is that of both directions.
+        """
+        images = self.augmentation(batch, self.encoder.image_size, random)
+        return images, batch.index, self.first_bank.noise(random)
+
+    def loss(self, views: tuple[Tensor, Tensor, Tensor], progress: float) -> Tensor:
+        """L(V₁, V₂) of section 3.2: L among the memories of ab, plus ab among those of L.
+
+        Logs both, and both embeddings side by side as `embedding`.
+        """
+        images, index, noise = views
+        first = F.normalize(self.first_projector(self.encoder.first(images)), dim=1)  # (b, dim)
+        second = F.normalize(self.second_projector(self.encoder.second(images)), dim=1)
+        self.new = first.detach(), second.detach(), index
+        from_l = self.second_bank.contrast(first, index, noise)
+        from_ab = self.first_bank.contrast(second, index, noise)
+        self.log(embedding=torch.cat([first, second], dim=1), from_l=from_l, from_ab=from_ab)
+        return from_l + from_ab
+
+    def after_step(self, progress: float) -> None:
+        """The images' entries in both banks move to their embeddings."""
+        first, second, index = self.new
+        self.first_bank.update(first, index)
+        self.second_bank.update(second, index)
