@@ -8,7 +8,8 @@ from sslbench.data.image_ops import patches
 from sslbench.data.split import Batch
 from sslbench.decoders import Adversary
 from sslbench.encoder import SIGHTS, build
-from sslbench.errors import UserError
+from sslbench.errors import NotApplicable, UserError
+from sslbench.grid.cells import Pretraining
 
 COLOURS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "image_size": 16}
 RESNET = {"name": "resnet18", "width": 4, **COLOURS}
@@ -119,6 +120,15 @@ def test_a_pair_is_both_of_its_encoders():
         build({"name": "pair", "first": first})
     with pytest.raises(UserError, match="one size"):
         build({"name": "pair", "first": first, "second": {**second, "image_size": 8}})
+
+
+def test_methods_refuse_encoders_of_another_kind():
+    small = {"name": "resnet18", "width": 4, "image_size": 16}
+    pair = {"name": "pair", "first": small, "second": {**small, "sees": "chroma"}}
+    for method in ("inpainting", "simclr", "mae", "cmc"):
+        run = Pretraining(method, method, 1, "", {}, {}, pair, "digits", "", epochs=1, seed=0)
+        with pytest.raises(NotApplicable, match=f"{method} trains no encoder 'pair'"):
+            run.build()
 
 
 def test_patches_are_slices():

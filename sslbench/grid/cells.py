@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_type_hints
 
 from sslbench import registry
 from sslbench.data import load_train
-from sslbench.encoder import build, label
+from sslbench.encoder import Encoder, build, label
 from sslbench.errors import NotApplicable, UserError
 from sslbench.features import EXTRACTOR_VERSION
 from sslbench.hashing import digest
@@ -71,6 +71,9 @@ class Pretraining:
                     f"{self.method} trains encoders of {cls.modality.replace('_', ' and ')}; "
                     f"{encoder.label} is of {encoder.modality}"
                 )
+            wanted = get_type_hints(cls.__init__).get("encoder", Encoder)
+            if isinstance(wanted, type) and not isinstance(encoder, wanted):
+                raise NotApplicable(f"{self.method} trains no encoder {encoder.config['name']!r}")
             torch.manual_seed(mix(self.seed, 2))
             try:
                 method = cls(encoder, data, **settings)

@@ -238,11 +238,18 @@ def without_sharpening(method: Method) -> None:
     method.teacher_temperatures = (1.0, 1.0)
 
 
-@pytest.mark.parametrize("damage", [without_centring, without_sharpening])
-def test_without_centring_or_without_sharpening_it_collapses(damage, tmp_path, monkeypatch):
+TAMED: dict[str, Any] = {"norm": True, "crops": 0, "first": MILD, "second": MILD}  # for 80 steps
+
+
+def test_without_centring_it_collapses(tmp_path):
+    settings = {"momentum": 0.93, "temperature": 0.04, "teacher_temperature": 0.02}
+    collapses("dino", without_centring, 0.001, tmp_path, teacher_warmup=0.0, **TAMED, **settings)
+
+
+def test_without_sharpening_it_collapses(tmp_path, monkeypatch):
     monkeypatch.setitem(small.ENCODERS, "image", (tiny_vit,))
-    settings = {"norm": True, "momentum": 0.95, "crops": 0, "first": MILD, "second": MILD}
-    collapses("dino", damage, 0.002, tmp_path, teacher_temperature=0.04, **settings)
+    settings = {"momentum": 0.95, "teacher_temperature": 0.04}
+    collapses("dino", without_sharpening, 0.004, tmp_path, **TAMED, **settings)
 
 
 # --------------------------------------------------------------------------------------- views
