@@ -121,7 +121,8 @@ class Grid(_Table):
         name: of the run folder and the leaderboard.
         seeds: of pretraining.
         override: method, task or variant name → its settings, with the tables `encoder`, `recipe`
-            and the key `epochs` for methods, and `resources`; `of` makes it a variant with a row of
+            and the key `epochs` for methods, `datasets` (some of [evaluate]'s) for tasks, and
+            `resources`; `of` makes it a variant with a row of
             its own.
     """
 

@@ -32,14 +32,15 @@ def plan(grid: Grid, path: Path) -> list[Work]:
 
     def evaluations(key: str, *shares: float) -> list[Evaluation]:
         return [
-            Evaluation(key, at, *protocol, name, data.hash, seed)
+            Evaluation(key, at, *protocol, name, datasets[name].hash, seed)
             for at in shares
             for protocol in protocols
-            for name, data in datasets.items()
+            for name in wanted[protocol[0]]
             for seed in grid.evaluate.seeds
         ]
 
     protocols = [_protocol(grid, name, of, path) for name, of in tasks.items()]
+    wanted = {name: _datasets(grid, name, of, path) for name, of in tasks.items()}
     for run in _pretrainings(grid, path):
         out.append(Work(run, evaluations(run.key, *run.at, 1.0)))
     for table in grid.checkpoint:
@@ -108,11 +109,23 @@ def _protocol(grid: Grid, name: str, of: str, path: Path) -> tuple[str, str, int
     """Name, protocol, version and all settings of a column."""
     cls = registry.task(of)
     try:
-        settings = registry.settings(cls, _override(grid, name, of))
+        given = _override(grid, name, of)
+        given.pop("datasets", None)
+        settings = registry.settings(cls, given)
         cls(**settings)
     except (UserError, ValueError) as error:
         raise UserError(f"{line_of(path, 'override', name)}: {error}") from None
     return name, of, cls.version, registry.plain(settings)
+
+
+def _datasets(grid: Grid, name: str, of: str, path: Path) -> list[str]:
+    """What a task is run on: all of the grid's datasets, or its own choice of them."""
+    known = grid.evaluate.datasets
+    given = _override(grid, name, of).get("datasets", known)
+    if not isinstance(given, list) or not given or not set(given) <= set(known):
+        found = f"datasets = {given!r}; some of [evaluate]'s expected: {', '.join(known)}"
+        raise UserError(f"{line_of(path, 'override', name)}: {found}")
+    return given
 
 
 def _pretrainings(grid: Grid, path: Path) -> Iterator[Pretraining]:

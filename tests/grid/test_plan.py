@@ -43,6 +43,20 @@ def test_a_setting_changes_the_key_of_its_method_only(planned):
     assert before["untrained"] == after["untrained"]
 
 
+def test_a_task_can_be_run_on_some_of_the_datasets(planned, tmp_path):
+    (tmp_path / "texts.txt").write_text("a document\n\n" * 30)
+    both = f'["digits", "text:{tmp_path}/texts.txt"]'
+    text = GOOD.replace('["knn"]\ndatasets = ["digits"]', f'["knn", "few_shot"]\ndatasets = {both}')
+    own = '[override.few_shot]\ndatasets = ["digits"]\n'
+    before, after = (planned(given)[0].cells for given in (text, text + own))
+    assert [cell for cell in before if cell.protocol == "knn" or cell.dataset == "digits"] == after
+    assert len(after) == 3
+    with pytest.raises(
+        UserError, match=r"line 19: datasets = \['mnist'\]; some of .*: digits, text:"
+    ):
+        planned(text + own.replace("digits", "mnist"))
+
+
 def test_a_variant_is_a_row_of_its_own(planned):
     text = GOOD.replace('["untrained"]', '["simclr"]')
     text += '[override.simclr-hot]\nof = "simclr"\ntemperature = 1.0\n'
