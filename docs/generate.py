@@ -139,6 +139,9 @@ def shown(value: object) -> bool:
 
 SMALL = ["supervised", "simclr", "mae", "vicreg", "inpainting", "moco", "rotation", "byol"]
 
+LANGUAGE = ["untrained", "mlm", "electra", "simcse", "untrained-gpt2", "lm"]
+LANGUAGE += ["untrained-embeddings", "word2vec", "minilm"]
+
 
 def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     """Page, name of the table, and what writes it."""
@@ -147,6 +150,7 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     rows = [*SMALL, "deepcluster", "untrained", "untrained-vit", "pixels"]
     own: list[Names] = [(task, "cifar10-mini", None) for task in ("knn", "linear_probe")]
     yield docs / "methods.md", "vision-small", lambda: scores("vision-small", rows, own)
+    yield docs / "text.md", "language", lambda: scores("language", LANGUAGE)
     emoji: list[Names] = [("image_text_retrieval", "emoji", None)]
     for dataset in ("emoji", "emoji-subcategories"):
         emoji += [(task, dataset, None) for task in ("zero_shot", "knn", "linear_probe")]

@@ -10,6 +10,11 @@ generator has a third of the width, λ = 50; Adam, learning rate 2e-4 at batch 2
 Differs from the paper: generator and discriminator share no embeddings; tokens are selected each
 with probability 15 %; no dropout. The encoder that is kept is the discriminator, without a
 language-model head.
+
+Measured: leaderboards/language (10 MB of prose, four passes, 3 seeds), gain over the same encoder
+untrained: tags of words +.050 [.018, .082] to .705, exact match on squad-dev +.017 [.009, .025] to
+.020; sentiment +.006 [−.007, .020]. At a learning rate of 2e-3 and a generator of a third the
+discriminator learned nothing in 1,800 steps.
 """
 
 import torch

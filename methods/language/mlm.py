@@ -10,6 +10,10 @@ batch 256, weight decay 0.01, 40 epochs, warm-up over 1 % of the steps, linear d
 Differs from the paper: tokens are selected and masked anew at every step (as RoBERTa does,
 arXiv:1907.11692 section 4.1) and each with probability 15 %; passages are whole sentences up to
 half the length; no dropout, no clipping of gradients, no first phase of shorter rows.
+
+Measured: leaderboards/language (10 MB of prose, two passes, 3 seeds), gain over the same encoder
+untrained: tags of words +.122 [.117, .128] to .777, exact match on squad-dev +.029 [.007, .052] to
+.032; sentiment −.001 [−.012, .011], fine-tuned −.024 [−.046, −.002].
 """
 
 import torch

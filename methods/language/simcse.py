@@ -11,6 +11,10 @@ pooled in its own way in training and evaluation (`pooling = "first"` is the pap
 the paper's extra layer after it in training only; dropout is in the embeddings and after each
 sublayer, not in the attention weights; the paper keeps the checkpoint that does best on the
 development set of STS-B, this is the last one.
+
+Measured: leaderboards/language (10 MB of prose, one pass, 3 seeds), gain over the same encoder
+untrained: nothing: tags of words +.001 [−.002, .003], sentiment +.003 [−.010, .016]. From a random
+encoder the task is solved at once (loss below .001 at step 10).
 """
 
 import torch

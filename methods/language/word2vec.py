@@ -13,6 +13,10 @@ reaches over them, and each word draws how far its window reaches, from 1 to `wi
 Differs from the paper: Adam over batches of sentences instead of a step of SGD for each pair, with
 a learning rate of our own choice; input (the encoder's) and output vectors both start uniform in
 ±1/(2D), where the authors' code starts the output at 0.
+
+Measured: leaderboards/language (10 MB of prose, ten passes, 3 seeds), gain over the same encoder
+untrained: tags of words +.134 [.128, .140] to .794, sentiment +.044 [.026, .061] to .654; exact
+match on squad-dev −.012 [−.021, −.003].
 """
 
 from typing import Any
