@@ -225,6 +225,7 @@ def test_a_batch_longer_than_the_queue_leaves_its_last_features():
     method = linear(queue=B - 1, queue_start=0.0)
     for _ in range(2):
         step(method, 0.5)
+        assert not method.new.requires_grad  # or it would keep the whole graph
         match = torch.cdist(method.queue.flatten(1), method.new[1:].flatten(1)) < 1e-9
         assert match.sum(0).tolist() == [1] * (B - 1)
 
