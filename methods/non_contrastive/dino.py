@@ -10,9 +10,8 @@ gradient's norm is clipped, where the authors clip each parameter's; the learnin
 instead of 1e-6; the scale of the weight-normalised layer is fixed at 1 and it has no bias (the
 authors also learn that scale for ViT-S); no stochastic depth but the encoder's own; crops are
 resized bilinearly; small ones are 96/224 of the image's side at any size of image, rounded to whole
-patches; heads of other encoders
-than vision transformers have batch norm; the student is what is kept, where the paper evaluates the
-teacher.
+patches; heads of encoders that are no vision transformer have batch norm; the student is what is
+kept, where the paper evaluates the teacher.
 """
 
 import math
