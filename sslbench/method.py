@@ -82,7 +82,8 @@ class Method(nn.Module, ABC):
         pseudo_label: what is predicted, in a few words.
         version: raised by whatever can move a number.
         recipe: the paper's optimisation.
-        encoder: what is trained and kept; a method may wrap or replace what it is given.
+        encoder: what is kept: what is trained, or a teacher that follows it; a method may wrap or
+            replace what it is given.
         data: what the loop draws batches from.
         phases: how often the learning-rate schedule runs in turn; 0 for what is never trained.
     """

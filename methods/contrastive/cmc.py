@@ -77,7 +77,7 @@ class CMC(Method):
         return images, batch.index, self.first_bank.noise(random)
 
     def loss(self, views: tuple[Tensor, Tensor, Tensor], progress: float) -> Tensor:
-        """L(V₁, V₂) of section 3.2: L among the memories of ab, plus ab among those of L.
+        """The loss of section 3.2: lightness among the memories of colours, plus the reverse.
 
         Logs both, and both embeddings side by side as `embedding`.
         """

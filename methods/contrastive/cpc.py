@@ -3,13 +3,14 @@
 Van den Oord, Li, Vinyals. Representation Learning with Contrastive Predictive Coding. 2018.
 arXiv:1807.03748.
 
-Defaults: section 3.3 (patches of 64 pixels in a 7 × 7 grid, each overlapping the next by half, in
+Defaults: section 3.2 (patches of 64 pixels in a 7 × 7 grid, each overlapping the next by half, in
 grey; sub-crops of 60; Adam at 2e-4 on 32 GPUs with 16 images each). It predicts up to five rows
 ahead; figure 4 leaves out the next row, whose patches overlap the last ones seen. The context
-network is a stack of residual blocks, as in the appendix of its successor (Hénaff et al.,
+network is a stack of residual blocks, like the one in the appendix of its successor (Hénaff et al.,
 arXiv:1905.09272). The paper gives no number of epochs.
 Differs from the paper: the encoder pools to one vector by its own means and keeps its norms (there
-is none in the paper's); all patches of the global batch are candidates; crops of varying size.
+is none in the paper's, and the successor warns of batch norm, whose statistics link the patches);
+all patches of the global batch are candidates; crops of varying size.
 """
 
 import math
@@ -39,7 +40,8 @@ class CPC(Method):
         steps: how many rows ahead the last prediction is.
         skip: how many rows after the context's are not predicted.
         size: side of the images; None for the encoder's. A patch is 2 / (grid + 1) of it, for a ViT
-            rounded down to whole tokens.
+            rounded down to whole tokens. Where the last stage sees a single pixel of it, most of
+            its kernels are not trained: a ResNet of stride 16 needs patches of 17.
         subcrop: side of the part of each patch that is shown, at random; its border is blank.
         hidden: width of the context network's blocks.
         depth: their number; each sees one more row above.

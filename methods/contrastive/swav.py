@@ -5,7 +5,8 @@ Contrasting Cluster Assignments. NeurIPS 2020. arXiv:2006.09882.
 
 Defaults: section 4 and appendix A (ResNet-50 on ImageNet, batches of 4096, 800 epochs), which need
 no queue. For batches of 256 the authors take queue=3840 and queue_start=15 / epochs, the learning
-rate 0.6 and no warm-up.
+rate 0.6 and no warm-up. Shares of the training that belong to 800 epochs, for others: warmup =
+10 / epochs, groups = {"prototypes": {"start": 1 / epochs}}.
 Differs from the paper: the learning rate falls to 0 instead of 0.0048; biases and norms are
 neither adapted by LARS nor decayed; small views are 96/224 of the image's side at any size of
 image, rounded to whole patches of a vision transformer.
@@ -100,7 +101,10 @@ class SwAV(Method):
         return multi_crop(batch, self.specs, random)
 
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
-        """Equation 6, averaged over its pairs; logs the first views' projections as `embedding`."""
+        """Equation 6, averaged over its pairs.
+
+        Logs the mean of the prototypes that each first view predicts as `embedding`.
+        """
         sizes = [torch.cat(same) for same in (views[:2], views[2:]) if same]
         h = torch.cat([self.encoder(images) for images in sizes])  # (V · b, D)
         z = F.normalize(self.projector(h), dim=1).unflatten(0, (len(views), -1)).transpose(0, 1)

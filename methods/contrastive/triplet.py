@@ -3,13 +3,13 @@
 Schroff, Kalenichenko, Philbin. FaceNet: A Unified Embedding for Face Recognition and Clustering.
 CVPR 2015. arXiv:1503.03832.
 
-Defaults: sections 3.1 and 3.3 (128 dimensions, margin 0.2, learning rate 0.05, 1,800 exemplars in
-a batch, here two of each of 900 images). Views and epochs are ours: the paper's positives are
-other pictures of a person.
+Defaults: sections 3.2, 3.3 and 5.4 (128 dimensions, margin 0.2, learning rate 0.05, 1,800 exemplars
+in a batch, here two of each of 900 images). The rate is AdaGrad's: give one along with another
+batch size. Views and epochs are ours: the paper's positives are other pictures of a person.
 Triplets: each view of the global batch is an anchor and the other view of its image the positive.
 The negative is the nearest view of another image that is farther away than the positive (equation
-4), semi-hard where it lies inside the margin. Where no view is farther away, the farthest of all
-is taken: the least hard one.
+4), semi-hard where it lies inside the margin. Where no view is farther away, the farthest of all is
+taken: the least hard one.
 Differs from the paper: momentum and a cosine schedule instead of AdaGrad; the mean over triplets
 instead of their sum.
 """

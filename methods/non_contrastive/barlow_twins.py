@@ -8,7 +8,8 @@ BYOL's, as there.
 Scaling: the paper gives biases and norms a learning rate of 0.0048 · B/256, weights 0.2 · B/256.
 Here the loss is multiplied by `scale` = 0.0048 / 0.2 instead, which is the same: LARS, which adapts
 weights only, does not see the scale of their gradient if the weight decay is scaled too.
-Differs from the paper: the learning rate falls to 0 instead of a thousandth.
+Differs from the paper: the learning rate falls to 0 instead of a thousandth; crops are resized
+bilinearly.
 """
 
 import torch.nn.functional as F
@@ -37,9 +38,9 @@ class BarlowTwins(Method):
         data: what to train on.
         hidden: width of the projector's two hidden layers.
         dim: of its output.
-        redundancy: λ, weight of the D (D − 1) terms of redundancy against the D of invariance: what
-            is enough at 8,192 dimensions is too little at a few hundred.
-        scale: of the whole loss; matters for biases and norms, and for all under plain SGD.
+        redundancy: λ, weight of the D (D − 1) terms of redundancy against the D of invariance.
+        scale: of the whole loss; matters for biases and norms, and for all under plain SGD, which
+            wants scale=1 and a weight decay of its own.
         first: augmentation of the first view.
         second: augmentation of the second view.
     """

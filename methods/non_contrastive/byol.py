@@ -91,7 +91,7 @@ class BYOL(Method):
         )
 
     def after_step(self, progress: float) -> None:
-        """Equation 1: the teacher follows, ever more slowly (section 3.1)."""
+        """Equation 1: the teacher follows, ever more slowly (section 3.3)."""
         momentum = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
         ema(self.teacher_encoder, self.encoder, momentum)
         ema(self.teacher_projector, self.projector, momentum)

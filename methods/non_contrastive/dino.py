@@ -3,15 +3,16 @@
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski, Joulin. Emerging Properties in Self-Supervised
 Vision Transformers. ICCV 2021. arXiv:2104.14294.
 
-Defaults: section 3.2 (ViT-S/16 on ImageNet, 800 epochs); the scales of the crops, the clipping and
-the frozen epoch are the authors' released ones.
+Defaults: section 3.2 (ViT-S/16 on ImageNet, 800 epochs); the scales of the crops are those of that
+run, the clipping and the frozen epoch the defaults of the authors' code. As in the paper, the
+teacher is what is kept.
 Differs from the paper: the weight decay stays at 0.04, where the paper's rises to 0.4; the whole
 gradient's norm is clipped, where the authors clip each parameter's; the learning rate falls to 0
 instead of 1e-6; the scale of the weight-normalised layer is fixed at 1 and it has no bias (the
 authors also learn that scale for ViT-S); no stochastic depth but the encoder's own; crops are
 resized bilinearly; small ones are 96/224 of the image's side at any size of image, rounded to whole
-patches; heads of encoders that are no vision transformer have batch norm; the student is what is
-kept, where the paper evaluates the teacher.
+patches; heads of encoders that are no vision transformer have batch norm, and a head sits on what
+the encoder pools, which in the paper is the class token.
 """
 
 import math
@@ -69,7 +70,7 @@ class DINO(Method):
     """Cross-entropy of the student's distributions over prototypes with the teacher's.
 
     Args:
-        encoder: what is trained: the student.
+        encoder: what the student and the teacher start from.
         data: what to train on.
         hidden: width of the head's hidden layers.
         dim: of its bottleneck.
@@ -101,7 +102,7 @@ class DINO(Method):
         clip=3.0,
         groups={"head.prototypes": {"start": 1 / 800}},  # frozen in the first epoch
     )
-    encoder: ImageEncoder
+    encoder: ImageEncoder  # the teacher's
     centre: Tensor
 
     def __init__(
@@ -137,7 +138,8 @@ class DINO(Method):
         self.specs = [(first, size, 1), (second, size, 1), (small, side, crops)]
         norm = encoder.patch is None if norm is None else norm
         self.head = Head(encoder.dim, hidden, dim, prototypes, norm)
-        self.teacher_encoder = frozen(deepcopy(encoder))
+        self.student, self.encoder = encoder, deepcopy(encoder)
+        frozen(self.encoder)
         self.teacher_head = frozen(deepcopy(self.head))
         self.register_buffer("centre", torch.zeros(prototypes))
 
@@ -146,14 +148,17 @@ class DINO(Method):
         return multi_crop(batch, self.specs, random)
 
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
-        """Equation 3, averaged over its pairs; logs the first views' bottleneck as `embedding`."""
+        """Equation 3, averaged over its pairs.
+
+        Logs the mean of the prototypes that each first view predicts as `embedding`.
+        """
         sizes = [torch.cat(same) for same in (views[:2], views[2:]) if same]
-        h = torch.cat([self.encoder(images) for images in sizes])  # (V · b, D)
+        h = torch.cat([self.student(images) for images in sizes])  # (V · b, D)
         logits = self.head(h).unflatten(0, (len(views), -1))  # (V, b, K)
         predicted = F.log_softmax(logits / self.temperature, dim=2)
         self.log(embedding=predicted[0].exp() @ self.head.prototypes)
         with torch.no_grad():
-            taught = self.teacher_head(self.teacher_encoder(sizes[0]))  # (2 · b, K)
+            taught = self.teacher_head(self.encoder(sizes[0]))  # (2 · b, K)
             self.batch_centre = total(taught.to(self.centre.dtype).mean(0)) / world()
             sharp = (taught - self.centre) / self.teacher_temperature(progress)
             target = sharp.softmax(1).unflatten(0, (2, -1))  # (2, b, K)
@@ -168,7 +173,7 @@ class DINO(Method):
     def after_step(self, progress: float) -> None:
         """The teacher follows, ever more slowly (section 3.1), and so does the centre (eq. 4)."""
         momentum = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
-        ema(self.teacher_encoder, self.encoder, momentum)
+        ema(self.encoder, self.student, momentum)
         ema(self.teacher_head, self.head, momentum)
         self.centre.lerp_(self.batch_centre, 1 - self.centre_momentum)
 

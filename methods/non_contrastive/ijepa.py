@@ -3,17 +3,19 @@
 Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun, Ballas. Self-Supervised Learning from
 Images with a Joint-Embedding Predictive Architecture. CVPR 2023. arXiv:2301.08243.
 
-Defaults: sections 3 and 4 and appendix A (ViT-B/16 on ImageNet, 600 epochs; ViT-L and ViT-H have 12
-blocks in the predictor); the crop's scale and the layer norm of the targets are the authors'
-released ones.
+Defaults: section 3, table 1 and appendix A.1 (ViT-B/16 on ImageNet, 600 epochs; ViT-L and ViT-H
+have 12 blocks in the predictor); the crop's scale and the layer norm of the targets are the
+authors' released ones.
 Differs from the paper: every context is cut at random to the same share of the patches, so that
 neither the number of processes nor the batch has a say, and masks that leave less are drawn again;
 the paper makes those of a GPU equal (the authors' code cuts them in raster order to the smallest of
-128: most often .3 of the patches). The L2 distance is averaged over patches and features instead of
-summed (the authors' code has a smooth L1). The encoder keeps its own initialisation, its learned
-position embedding and, where it has one, its class token, which no target is made of. The context
-encoder is what is kept; the paper evaluates the target encoder. The weight decay stays at 0.04, the
-paper's rises to 0.4; the learning rate starts from and falls to 0.
+128: about a quarter of the patches). The L2 distance is averaged over patches and features instead
+of summed (the authors' code has a smooth L1). The encoder keeps its own initialisation, its learned
+position embedding and, where it has one, its class token, which no target is made of; one that
+pools by average has a norm of tokens, the paper's, only with `fc_norm = false`. The predictor is
+initialised as in `mae`: the paper's deviation of 0.02 is made for its widths. The weight decay
+stays at 0.04, the paper's rises to 0.4; the learning rate starts from 0 instead of 1e-4 and falls
+to 0 instead of 1e-6. As in the paper, the target encoder is what is kept.
 """
 
 import math
@@ -41,7 +43,7 @@ class IJEPA(Method):
     """A narrow transformer predicts the target encoder's patches from the context encoder's.
 
     Args:
-        encoder: what is trained: the context encoder; a vision transformer.
+        encoder: what the context and the target encoder start from; a vision transformer.
         data: what to train on.
         targets: M, blocks that are predicted in each image; they may overlap.
         target_scale: range of a target block's share of the image.
@@ -61,8 +63,7 @@ class IJEPA(Method):
     recipe = Recipe(
         "adamw", lr=1e-3, weight_decay=0.04, batch_size=2048, epochs=600, warmup=15 / 600
     )
-    encoder: ImageEncoder
-    target_encoder: ImageEncoder
+    encoder: ImageEncoder  # of the targets
     positions: Tensor
 
     def __init__(
@@ -110,10 +111,10 @@ class IJEPA(Method):
         self.head = nn.Linear(decoder_dim, encoder.dim)
         for module in (self.embed, *self.predictor.modules(), self.head):
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        self.target_encoder = deepcopy(encoder)
-        frozen(self.target_encoder)
+        self.student, self.encoder = encoder, deepcopy(encoder)
+        frozen(self.encoder)
 
     def _block(self, scale: float, ratio: float) -> tuple[int, int]:
         """Height and width in patches of a block of this share of the image, height / width."""
@@ -154,10 +155,10 @@ class IJEPA(Method):
     def loss(self, views: tuple[Tensor, Tensor, Tensor], progress: float) -> Tensor:
         """Mean squared error of the targets' patches; logs the mean context as `embedding`."""
         images, context, targets = views
-        seen = self.encoder.tokens(images, keep=context)  # (b, K, D)
+        seen = self.student.tokens(images, keep=context)  # (b, K, D)
         self.log(embedding=seen.mean(1))
         with torch.no_grad():
-            whole = self.target_encoder.tokens(images)  # (b, N, D)
+            whole = self.encoder.tokens(images)  # (b, N, D)
             whole = F.layer_norm(whole, whole.shape[2:])
             image = torch.arange(len(whole), device=whole.device)
             truth = whole[image[:, None, None], targets]  # (b, M, P, D)
@@ -173,7 +174,7 @@ class IJEPA(Method):
 
     def after_step(self, progress: float) -> None:
         """The target encoder follows the context encoder, ever more slowly."""
-        ema(self.target_encoder, self.encoder, self.momentum + (1 - self.momentum) * progress)
+        ema(self.encoder, self.student, self.momentum + (1 - self.momentum) * progress)
 
 
 def rectangles(top: Tensor, left: Tensor, height: int, width: int, side: int) -> Tensor:

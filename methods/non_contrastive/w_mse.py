@@ -4,11 +4,12 @@ Ermolov, Siarohin, Sangineto, Sebe. Whitening for Self-Supervised Representation
 2021. arXiv:2007.06346.
 
 Defaults: W-MSE 2 on CIFAR-10 (ResNet-18, 1000 epochs), with two positives of each of 512 images in
-a batch; W-MSE 4 has four of 256. For larger images the authors take dim=128 and iterations=4.
+a batch; W-MSE 4 has four of 256. For larger images the authors take dim=128, sub_batch=256 and the
+learning rate 2e-3, for W-MSE 2 on STL-10 and Tiny ImageNet also iterations=4.
 Differs from the paper: AdamW instead of Adam with L2 decay; the learning rate falls along a cosine
 instead of in two steps at the end; the warmup of 500 steps is a share of them; a batch smaller than
-a sub-batch is whitened as a whole. Covariances are factorised in double precision, whatever the
-precision of the embeddings.
+a sub-batch is whitened as a whole; crops come before the change of colours, bilinearly. Covariances
+are factorised in double precision, whatever the precision of the embeddings.
 """
 
 from itertools import combinations

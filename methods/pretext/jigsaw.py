@@ -3,9 +3,9 @@
 Noroozi, Favaro. Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles. ECCV
 2016. arXiv:1603.09246.
 
-Defaults: sections 3 and 4 (1,000 permutations, tiles of 64 in cells of 85 pixels, 30 % of the
-images in grey, channels shifted by up to 2 pixels); optimisation as in the authors' code, whose
-350,000 batches are 70 epochs of ImageNet.
+Defaults: sections 3 and 4 (1,000 permutations, tiles of 64 pixels, 30 % of the images in grey,
+channels shifted by up to 2 pixels); cells of 85 pixels and the optimisation as in the authors'
+code, whose 350,000 batches are 70 epochs of ImageNet.
 Differs from the paper: each permutation is as far as possible from the nearest of those chosen
 before it, and only then from all of them: algorithm 1, which knows the sum only, leaves pairs that
 differ in two tiles. The first is the identity instead of a random one, so that the set is always
@@ -43,7 +43,9 @@ class Jigsaw(Method):
         encoder: what is trained.
         data: images; labels are not looked at.
         permutations: N, how many there are to choose from.
-        size: side of the images that are cut into cells; None for the encoder's.
+        size: side of the images that are cut into cells; None for the encoder's. Where the last
+            stage sees a single pixel of a tile, most of its kernels are not trained: a ResNet of
+            stride 16 needs tiles of 17.
         tile: side of a tile as a share of its cell, within which it lies at random so that edges do
             not continue; for a ViT, rounded down to whole tokens.
         grey: share of the images without colours.
@@ -114,7 +116,7 @@ class Jigsaw(Method):
         return self.mean + self.std * x, numbers  # the encoder leaves x of it
 
     def loss(self, views: tuple[Tensor, Tensor], progress: float) -> Tensor:
-        """Cross-entropy of the permutation given all tiles (equation 2)."""
+        """Cross-entropy of the permutation given all tiles (section 3.3)."""
         tiles, numbers = views
         h = self.encoder(tiles.flatten(0, 1))  # (9b, D)
         self.log(embedding=h)

@@ -5,12 +5,13 @@ arXiv:1505.05192.
 
 Defaults: section 3 (patches of 96 pixels in images of 150,000 to 450,000, a gap of 48, jitter of
 up to 7), where it is silent the authors' released code: the deviation of each patch is taken out
-along with its mean, and SGD without momentum at 1e-5 on the sum over some 2,700 pairs of 512
-patches is 0.027 on their mean. They give no number of epochs.
+along with its mean, and SGD without momentum at 1e-5 on the sum over some 2,350 pairs of 506
+patches is 0.0235 on their mean. They give no number of epochs.
 Differs from the paper: patches are those of 3 × 3 grids, whose middle is paired with all around it,
 instead of all neighbours in larger grids; so where the first patch lies says nothing about the
-second. Images are square crops that are a third or more of the image; no patch is downsampled;
-batch norm in the head scales and shifts; no momentum of .999, which is not in the released code.
+second. Images are square crops that are a third or more of the image; no patch is downsampled; no
+layer of 4,096 for each patch before both meet; batch norm in the head scales, shifts and follows
+both hidden layers; no momentum of .999, which is not in the released code.
 """
 
 import math
@@ -39,13 +40,16 @@ class RelativePatch(Method):
     Args:
         encoder: what is trained.
         data: images; labels are not looked at.
-        size: side of the images that patches are cut from; None for the encoder's.
+        size: side of the images that patches are cut from; None for the encoder's. Where the last
+            stage sees a single pixel of a patch, most of its kernels are not trained: a ResNet of
+            stride 16 needs patches of 17.
         patch: side of a patch as a share of that; for a ViT, rounded down to whole tokens.
         gap: between patches, as a share of a patch.
         jitter: largest shift of each patch in each direction, as a share of a patch.
         colour: against chromatic aberration, which tells where in a photograph a patch was: "drop"
-            (one channel of each patch stays, the others are noise) or "project" (green and magenta
-            become grey); "keep" for neither.
+            (one channel of each patch stays, the others are noise: running statistics are then not
+            those of images with all channels) or "project" (green and magenta become grey); "keep"
+            for neither, on small images, which have no aberration.
         per_image: neighbours of each middle patch, 1 to 8; fewer than all are drawn at random.
         hidden: width of the head's two hidden layers.
         augmentation: distribution of the images.
@@ -54,7 +58,7 @@ class RelativePatch(Method):
     paper = "arXiv:1505.05192"
     pseudo_label = "in which of eight directions the other patch lies"
     version = 1
-    recipe = Recipe("sgd", lr=0.027, batch_size=64, schedule="constant", momentum=0.0)
+    recipe = Recipe("sgd", lr=0.0235, batch_size=64, schedule="constant", momentum=0.0)
     encoder: ImageEncoder
     mean: Tensor
     std: Tensor

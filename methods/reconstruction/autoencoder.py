@@ -4,8 +4,8 @@ Hinton & Salakhutdinov 2006: Reducing the Dimensionality of Data with Neural Net
 With noise, a denoising autoencoder. Vincent, Larochelle, Bengio, Manzagol 2008: Extracting and
 Composing Robust Features with Denoising Autoencoders. ICML.
 
-Defaults: 30 numbers and batches of 1000 are those of 2006 for digits, 200 epochs the authors'
-released ones; AdamW and its learning rate take the place of conjugate gradients. The noise of 2008
+Defaults: 30 numbers, batches of 1000 and 200 epochs are those of 2006 for digits (supporting
+material); AdamW and its learning rate take the place of conjugate gradients. The noise of 2008
 is one of 0, .1, .25 and .4.
 Differs from the papers: the encoder is any with feature maps, the decoder is convolutional, and
 nothing is trained layer by layer beforehand, neither by Boltzmann machines (`rbm` is a method of

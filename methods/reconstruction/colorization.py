@@ -3,13 +3,13 @@
 Zhang, Isola, Efros. Colorful Image Colorization. ECCV 2016. arXiv:1603.08511.
 
 Defaults: section 2 and the authors' training (batches of 40, Adam, weight decay 1e-3, learning rate
-3e-5; 14 epochs are its 450,000 updates on ImageNet).
+3e-5; 14 epochs are the paper's 450,000 updates on ImageNet, where the released code stops later).
 Differs from the paper: the bins are the 261 that are nearest to some colour of sRGB, where its list
 of in-gamut ones has 313; any encoder of lightness takes the place of the network, and transposed
 convolutions on its deepest map predict the colours; the colour of a cell is the mean of its pixels'
 ab; colours are counted in at most 2,000 images; what smoothing would carry out of the gamut stays
-inside; the learning rate falls along a cosine instead of in steps, and the weight decay is
-decoupled; crops of varying size and flips.
+inside; grey images count too; the learning rate falls along a cosine instead of in steps, and the
+weight decay is decoupled; crops of varying size and flips.
 """
 
 from functools import cache

@@ -8,9 +8,10 @@ Defaults: iGPT-S on ImageNet (sections 3.1 and 3.4: Adam with β₂ = .95, a mil
 images, one epoch of warm-up, cosine, no dropout; of the learning rates that it tries .003; crops of
 224 pixels from a shorter side of 256 to 384).
 
-Differs from the paper: 512 colours are found in the data at hand; layer norms subtract the mean and
-have a bias as GPT-2's, which the released code leaves out; images are resized antialiased, after
-the crop. Of the paper's two objectives this is the autoregressive one, the other is BERT's.
+Differs from the paper: 512 colours are found in the data at hand; layer norms subtract the mean,
+and they and the linear layers have biases, as GPT-2's, which the released code leaves out; GELU is
+exact; images are resized antialiased, after the crop. Of the paper's two objectives this is the
+autoregressive one, the other is BERT's.
 """
 
 import torch
@@ -54,7 +55,7 @@ class IGPT(Method):
         return self.encoder.read(self.augmentation(batch, self.encoder.image_size, random))
 
     def loss(self, views: Tensor, progress: float) -> Tensor:
-        """Eq. 1 and 2 per pixel: −(1/BN) Σ log p(pixel i | pixels before i), in nats."""
+        """Section 2.1 per pixel: −(1/BN) Σ log p(pixel i | pixels before i), in nats."""
         states = self.encoder.transformer(views)  # (B, N, D)
         self.log(embedding=states.mean(1))
         logits = self.encoder.head(states)  # (B, N, colours)

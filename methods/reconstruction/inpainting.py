@@ -47,7 +47,7 @@ class Inpainting(Method):
         region: what is missing, "random" (of any shape) or "center" (a square).
         share: of the image's area that is missing.
         reconstruction: λ_rec.
-        adversarial: λ_adv.
+        adversarial: λ_adv; 0 for none, without a discriminator.
         augmentation: distribution of the images.
     """
 
@@ -90,7 +90,10 @@ class Inpainting(Method):
         self.register_buffer("fill", mean, persistent=False)
         channels, side, _ = encoder.shapes()[-1]
         self.decoder = decoder(channels, side, size, connected=True)
-        self.discriminator = Adversary(self.hole if region == "center" else size)
+        judged = self.hole if region == "center" else size
+        self.discriminator = Adversary(judged) if adversarial else None
+        if not adversarial:
+            self.recipe = self.recipe.override(groups={})
 
     def views(self, batch: Batch, random: Random) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) in [0, 1] and where they are missing, (B, 1, S, S) of 0 and 1."""
@@ -113,8 +116,11 @@ class Inpainting(Method):
         output = self.decoder(deepest)  # (B, 3, S, S) in [−1, 1]
         target = 2 * images - 1
         rec = masked_l2(output, target, mask)
+        self.log(embedding=deepest.mean((2, 3)), reconstruction=rec)
+        if self.discriminator is None:
+            return self.reconstruction * rec
         adv, dis = self.discriminator(self._judged(target), self._judged(output))
-        self.log(embedding=deepest.mean((2, 3)), reconstruction=rec, adversarial=adv, judge=dis)
+        self.log(adversarial=adv, judge=dis)
         return self.reconstruction * rec + self.adversarial * adv + dis  # type: ignore[no-any-return]
 
     def _judged(self, images: Tensor) -> Tensor:

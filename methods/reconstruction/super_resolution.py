@@ -6,11 +6,11 @@ CVPR 2017. arXiv:1609.04802.
 Defaults: sections 2.1, 2.2 and 3.2; 9 epochs are its 2·10⁵ updates on 350,000 images.
 Differs from the paper: the content loss is the squared error of pixels (its variant SRGAN-MSE), as
 that of VGG features needs weights trained with labels; the generator is the encoder, which sees the
-small image enlarged again to the size it has in evaluation, and a decoder of its deepest map, which
-adds to the enlarged image; it is not trained with the squared error alone beforehand; the
-discriminator is inpainting's, smaller than the paper's, and takes its step at the same time as the
-generator; the learning rate falls along a cosine instead of once to a tenth; flips, and crops that
-are resized instead of cut out at full resolution.
+small image enlarged again to the size it has in evaluation, but never a sharp one, and a decoder of
+its deepest map, which adds to the enlarged image; it is not trained with the squared error alone
+beforehand; the discriminator is inpainting's, smaller than the paper's, and takes its step at the
+same time as the generator; the learning rate falls along a cosine instead of once to a tenth;
+flips, and crops that are resized instead of cut out at full resolution.
 """
 
 import torch.nn.functional as F

@@ -58,7 +58,7 @@ class CausalTransformer(nn.Module):
 
     Args:
         kinds: K, number of symbols.
-        length: N, most positions.
+        length: N, positions.
         dim: D.
         depth: number of blocks.
         heads: of the attention.

@@ -66,7 +66,11 @@ class TimmModel(ImageEncoder):
         return self.model.forward_head(features, pre_logits=True)  # type: ignore[no-any-return]
 
     def tokens(self, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, N, D) patches after the last norm; with `keep` (B, K) only those enter."""
+        """(B, N, D) patches after the last norm; with `keep` (B, K) only those enter.
+
+        A model of timm that pools by average has no norm before the pooling unless `fc_norm` is
+        false.
+        """
         if not self.transformer:
             return super().tokens(inputs, keep)
         model = self.model

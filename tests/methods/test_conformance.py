@@ -105,8 +105,9 @@ def test_every_term_of_the_loss_has_a_gradient(name):
     trained = [p for p in method.parameters() if p.requires_grad]
     for term, value in {"loss": loss, **terms}.items():
         if value.requires_grad:
-            where = method.encoder.parameters() if term == "loss" else trained
-            grads = torch.autograd.grad(value, list(where), retain_graph=True, allow_unused=True)
+            encoder = getattr(method, "student", method.encoder)  # what is kept may be a teacher
+            where = list(encoder.parameters()) if term == "loss" else trained
+            grads = torch.autograd.grad(value, where, retain_graph=True, allow_unused=True)
             assert sum(g.abs().sum() for g in grads if g is not None) > 0, term
 
 

@@ -99,7 +99,7 @@ def test_loss(progress, sharp):
             return reference([*given[:number], x, *given[number + 1 :]], weight, prototypes)
 
         check_slope(picture.grad, slopes(of_view, rows(picture)))
-    teachers = (method.teacher_encoder, method.teacher_head)
+    teachers = (method.encoder, method.teacher_head)
     assert all(p.grad is None for module in teachers for p in module.parameters())
 
 
@@ -166,7 +166,7 @@ def drawn(method: DINO, places: Tensor, total: int = 16) -> list[Tensor]:
 def test_the_teacher_sees_large_crops_only(encoder, side, request):
     method = DINO(request.getfixturevalue(encoder), tiny_images(), **SMALL)
     seen: dict[str, list[tuple[int, ...]]] = {"student": [], "teacher": []}
-    for name, module in (("student", method.encoder), ("teacher", method.teacher_encoder)):
+    for name, module in (("student", method.student), ("teacher", method.encoder)):
 
         def note(module, inputs, name=name):
             seen[name].append((len(inputs[0]), inputs[0].shape[-1]))

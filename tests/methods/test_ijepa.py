@@ -83,7 +83,7 @@ def jepa(pictures, encoder, truth, predictor, table):
 def linear() -> tuple[Method, nn.Linear, Tensor]:
     """With a target encoder of its own, and a linear predictor of the context's mean."""
     method = make("ijepa", Patches(), targets=2, context=0.5, **SMALL)
-    method.target_encoder.linear.weight.copy_(draw(D, D, seed=4))
+    method.encoder.linear.weight.copy_(draw(D, D, seed=4))
     predictor, table = matrix(5, D, D), draw(4, D, seed=6)
     method.predict = lambda seen, context, targets: (
         predictor(seen.mean(1))[:, None, None] + table[targets]
@@ -96,9 +96,9 @@ def test_loss():
     pictures = draw(B, 3, SIDE, SIDE, seed=1).requires_grad_()
     loss = method.loss((pictures, CONTEXT, TARGETS), 0.0)
     loss.backward()
-    x, teacher = rows(pictures), rows(method.target_encoder.linear.weight)
+    x, teacher = rows(pictures), rows(method.encoder.linear.weight)
     truth = [[standardised(apply(teacher, patch_of(p, n))) for n in range(4)] for p in x]
-    student, mapped = rows(method.encoder.linear.weight), rows(predictor.weight)
+    student, mapped = rows(method.student.linear.weight), rows(predictor.weight)
 
     def reference(x, student, mapped):
         return jepa(x, student, truth, mapped, table.tolist())
@@ -106,7 +106,7 @@ def test_loss():
     check_value(loss, reference(x, student, mapped))
     check_slope(pictures.grad, slopes(lambda x: reference(x, student, mapped), x))
     check_slope(
-        method.encoder.linear.weight.grad, slopes(lambda w: reference(x, w, mapped), student)
+        method.student.linear.weight.grad, slopes(lambda w: reference(x, w, mapped), student)
     )
     check_slope(predictor.weight.grad, slopes(lambda w: reference(x, student, w), mapped))
 
@@ -115,7 +115,7 @@ def test_targets_get_no_gradient():
     method, _, _ = linear()
     pictures = draw(B, 3, SIDE, SIDE, seed=1).requires_grad_()
     method.loss((pictures, CONTEXT, TARGETS), 0.0).backward()
-    assert method.target_encoder.linear.weight.grad is None
+    assert method.encoder.linear.weight.grad is None
     slope = nn.functional.unfold(pictures.grad, PATCH, stride=PATCH).mT.abs().sum(2)  # (B, 4)
     seen = torch.zeros(B, 4, dtype=torch.bool).scatter(1, CONTEXT, True)
     assert torch.equal(slope > 0, seen)
@@ -216,7 +216,7 @@ def test_masked_patches_do_not_reach_the_encoder(vit):
             top, left = 4 * (patch // 4), 4 * (patch % 4)
             picture[:, top : top + 4, left : left + 4] = 0.5
     assert not covered.equal(pictures)
-    a, b = (method.encoder.tokens(x, keep=context) for x in (pictures, covered))
+    a, b = (method.student.tokens(x, keep=context) for x in (pictures, covered))
     torch.testing.assert_close(a, b)
     assert not torch.equal(*(method.loss((x, context, targets), 0.0) for x in (pictures, covered)))
 
@@ -227,21 +227,21 @@ def test_masked_patches_do_not_reach_the_encoder(vit):
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
 def test_the_target_encoder_moves_once_per_step_along_a_line(progress):
     method, _, _ = linear()
-    student, before = method.encoder.linear.weight, method.target_encoder.linear.weight.clone()
+    student, before = method.student.linear.weight, method.encoder.linear.weight.clone()
     for _ in range(2):
         method.loss((draw(B, 3, SIDE, SIDE), CONTEXT, TARGETS), progress)
-    assert torch.equal(method.target_encoder.linear.weight, before)
+    assert torch.equal(method.encoder.linear.weight, before)
     method.after_step(progress)
     m = 0.996 + 0.004 * progress
     expected = m * before + (1 - m) * student
-    torch.testing.assert_close(method.target_encoder.linear.weight, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(method.encoder.linear.weight, expected, rtol=0, atol=1e-12)
 
 
 def test_the_target_encoder_survives_a_resume():
     method, other = linear()[0], linear()[0]
     method.after_step(0.5)
     other.load_state_dict(copy.deepcopy(method.state_dict()))
-    weights = (m.target_encoder.linear.weight for m in (method, other))
+    weights = (m.encoder.linear.weight for m in (method, other))
     assert torch.equal(*weights)
 
 
@@ -250,7 +250,7 @@ def without_stop_gradient(method: Method) -> None:
 
     def loss(views: tuple[Tensor, Tensor, Tensor], progress: float) -> Tensor:
         pictures, context, targets = views
-        seen, whole = (method.encoder.tokens(pictures, keep=keep) for keep in (context, None))
+        seen, whole = (method.student.tokens(pictures, keep=keep) for keep in (context, None))
         method.log(embedding=seen.mean(1))
         truth = whole[torch.arange(len(whole))[:, None, None], targets]
         return nn.functional.mse_loss(method.predict(seen, context, targets), truth)
