@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 5.0
 EXECUTORS = ["debug", "local", "slurm"]
 
+
+def grid_file(path: Path) -> Path:
+    """The grid file in a folder, or the path as it is."""
+    return path / "grid.toml" if path.is_dir() else path
+
+
 app = typer.Typer()
-Grid = Annotated[Path, typer.Argument(help="The grid file.")]
+Grid = Annotated[
+    Path, typer.Argument(help="The grid file, or a folder with grid.toml.", callback=grid_file)
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")]
 Executor = Annotated[
     str, typer.Option(help="debug (this process), local, or slurm (submits and returns).")
