@@ -11,10 +11,19 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import nn
+
 from sslbench import registry
+from sslbench.data.split import ImageArray
+from sslbench.encoder import ImageEncoder, build
+from sslbench.leaderboard.board import build as built
 from sslbench.leaderboard.checks import grouped
 from sslbench.leaderboard.differences import Measured, difference, measured
-from sslbench.records import Record, read_records
+from sslbench.leaderboard.pairs import heat_maps
+from sslbench.random import Random
+from sslbench.records import Checkpoint, Record, read_records
 from sslbench.statistics import Difference
 from sslbench.storage import write_text
 
@@ -114,6 +123,57 @@ def interval(found: Difference, real: bool) -> str:
     """A difference with its 95 % interval, bold if it is a real one."""
     text = f"{number(found.value, True)} [{number(found.low)}, {number(found.high)}]"
     return f"**{text}**" if real else text
+
+
+def compute(board: str, names: list[str]) -> str:
+    """What the pretraining runs of rows cost: updates, views, seconds."""
+    rows, made = [], [record.checkpoint for record in published(board)]
+    for name in names:
+        runs = {c.key: c for c in made if c.name == name}
+        first = next(iter(runs.values()))
+        if first.pretrain_step:
+            seconds = sum(run.pretrain_seconds or 0.0 for run in runs.values()) / len(runs)
+            batch = first.recipe["batch_size"]
+            words = [batch, first.pretrain_epochs, first.pretrain_step, views(first)]
+            rows.append([name, first.encoder_config["name"], *map(str, words), f"{seconds:.0f}"])
+    head = ["method", "encoder", "batch", "epochs", "updates", "views of an image", "seconds"]
+    return table(head, rows)
+
+
+def views(made: Checkpoint) -> int:
+    """How often an image, or a patch of it, enters the trained encoder in one update.
+
+    The first convolution is asked; what has none reads each image once.
+    """
+    config, batch = made.encoder_config, 16
+    config = config.get("first", config)  # a pair is made of one
+    size = config["image_size"]
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 3, size, size), dtype=np.uint8)
+    data = ImageArray(pixels, np.arange(256) % 10)
+    cls = registry.method(made.method or "")
+    method = cls(build(config, data), data, **registry.settings(cls, made.settings))
+    method.train().before_epoch(0)
+    seen: list[int] = []
+    encoders = [m for m in method.modules() if isinstance(m, ImageEncoder)]
+    for encoder in encoders:
+        first = next((m for m in encoder.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is not None and first.weight.requires_grad:
+            first.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    index = torch.arange(batch)
+    random = Random(0, 0, index, batch)
+    method.loss(method.views(data[index], random), 0.0)
+    return sum(seen) // batch or 1
+
+
+def composition(board: str, column: Names) -> str:
+    """What each pair of parts scored; the parts alone are on the diagonal."""
+    records = [r for r in published(board) if (r.task, r.dataset) == column[:2]]
+    (found,) = heat_maps(built(records, board))
+    rows = [
+        [first, *("–" if cell is None else number(cell.value) for cell in cells)]
+        for first, cells in zip(found.parts, found.cells, strict=True)
+    ]
+    return table(["", *found.parts], rows)
 
 
 def methods() -> str:
