@@ -19,7 +19,13 @@ class CollapseWarning(UserWarning):
 
 
 def spread(embedding: Tensor, step: int) -> dict[str, float]:
-    """Spread and rank of a batch of embeddings (B, D), with a warning where they collapsed."""
+    """Spread and rank of a batch of embeddings (B, D), with a warning where they collapsed.
+
+    Raises:
+        FloatingPointError: they are not finite.
+    """
+    if not embedding.isfinite().all():
+        raise FloatingPointError(f"step {step}: the embeddings are not finite")
     std, rank = embedding_std(embedding), rankme(embedding[:MOST])
     if std < COLLAPSED_STD or rank < COLLAPSED_RANK:
         warnings.warn(

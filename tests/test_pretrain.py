@@ -1,6 +1,7 @@
 """The training loop, with methods made for what is tested."""
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sslbench.data.split import Batch
 from sslbench.errors import UserError
 from sslbench.lock import exclusive
 from sslbench.method import Method, Recipe
-from sslbench.monitor import CollapseWarning
+from sslbench.monitor import CollapseWarning, spread
 from sslbench.pretrain import Options, Outcome, train
 from sslbench.random import Random
 from tests.conftest import run_processes, tiny_images, tiny_resnet
@@ -236,6 +237,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_state(tmp_pat
         assert state["step"] == 4
         assert all(value.isfinite().all() for value in state["method"].values())
         assert len(read_log(tmp_path)) == 4
+
+
+def test_embeddings_that_are_not_finite_stop_the_run():
+    with pytest.raises(FloatingPointError, match="step 7: the embeddings are not finite"):
+        spread(torch.tensor([[0.0, math.inf], [1.0, 0.0]]), 7)
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path):
