@@ -4,7 +4,8 @@ Hadsell, Chopra, LeCun 2006. Dimensionality Reduction by Learning an Invariant M
 distance is the energy of a pair: low where its halves are compatible, high where they are not.
 
 Defaults: the loss is section 2.1's. The paper maps MNIST and NORB to 2 or 3 dimensions and has no
-recipe for large images: dimension, margin, optimiser and epochs are ours, the views SimCLR's.
+recipe for large images: dimension, margin, optimiser and epochs are ours, the views SimCLR's. The
+energy has no bound: higher rates, or no warm-up, end in numbers that are not finite.
 Pairs: the two views of an image are similar; the first view of an image and the second view of any
 other image in the global batch are dissimilar.
 Differs from the paper: its sum over pairs becomes a mean over the similar ones plus a mean over the
@@ -41,7 +42,7 @@ class Siamese(Method):
     paper = "Hadsell, Chopra, LeCun 2006"
     pseudo_label = "whether two views are of one image"
     version = 1
-    recipe = Recipe("sgd", lr=0.1, weight_decay=1e-4, batch_size=256, epochs=100)
+    recipe = Recipe("sgd", lr=0.03, weight_decay=1e-4, batch_size=256, epochs=100, warmup=0.05)
     encoder: ImageEncoder
 
     def __init__(

@@ -7,10 +7,10 @@ Defaults: sections 2.1, 2.2 and 3.2; 9 epochs are its 2·10⁵ updates on 350,00
 Differs from the paper: the content loss is the squared error of pixels (its variant SRGAN-MSE), as
 that of VGG features needs weights trained with labels; the generator is the encoder, which sees the
 small image enlarged again to the size it has in evaluation, but never a sharp one, and a decoder of
-its deepest map, which adds to the enlarged image; it is not trained with the squared error alone
-beforehand; the discriminator is inpainting's, smaller than the paper's, and takes its step at the
-same time as the generator; the learning rate falls along a cosine instead of once to a tenth;
-flips, and crops that are resized instead of cut out at full resolution.
+its deepest map; it is not trained with the squared error alone beforehand; the discriminator is
+inpainting's, smaller than the paper's, and takes its step at the same time as the generator; the
+learning rate falls along a cosine instead of once to a tenth; flips, and crops that are resized
+instead of cut out at full resolution.
 """
 
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ class SRGAN(Method):
         """Eq. 3 with eq. 4 for l_X and eq. 6 for l_Gen, plus the negative of eq. 2 for D."""
         low, images = views
         deepest = self.encoder.stages(low)[-1]
-        output = 2 * low - 1 + self.decoder(deepest)  # (B, 3, S, S)
+        output = self.decoder(deepest)  # (B, 3, S, S) in [−1, 1]
         target = 2 * images - 1
         pixels = F.mse_loss(output, target)
         self.log(embedding=deepest.mean((2, 3)), pixels=pixels)

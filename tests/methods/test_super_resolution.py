@@ -46,12 +46,8 @@ def terms(method: SRGAN) -> dict[str, Tensor]:
 
 
 def restored(lows, encoder, decoder):
-    """The low resolution, in [−1, 1], plus tanh of a linear map of it."""
-    out = []
-    for low in lows:
-        detail = apply(decoder, apply(encoder, low))
-        out.append([2 * x - 1 + math.tanh(d) for x, d in zip(low, detail, strict=True)])
-    return out
+    """tanh of a linear map of the low resolution."""
+    return [[math.tanh(d) for d in apply(decoder, apply(encoder, low))] for low in lows]
 
 
 def squared_error(outputs, pictures):
