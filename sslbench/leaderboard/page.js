@@ -1,7 +1,7 @@
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const body = document.querySelector("tbody");
+const body = document.querySelector(".board tbody");
 const headers = [...document.querySelectorAll("th[aria-sort]")];
 const dialog = document.getElementById("details");
 

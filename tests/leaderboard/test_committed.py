@@ -47,3 +47,11 @@ def test_in_the_quickstart_supervised_is_on_top_of_the_linear_probe():
     rows = cells(Path("quickstart"), "linear_probe")
     values = {name: record.scores["top1"].value for name, (record,) in rows.items()}
     assert max(values, key=lambda name: values[name]) == "supervised"
+
+
+@pytest.mark.parametrize("task", ["knn", "linear_probe"])
+def test_of_all_pairs_of_augmentations_crops_with_colours_are_best(task):
+    rows = cells(Path("augmentations"), task)
+    values = {name: record.scores["top1"].value for name, (record,) in rows.items()}
+    assert max(values, key=lambda name: values[name]) == "crop + colour"
+    assert values["colour"] < values["untrained"] < values["crop"]
