@@ -210,6 +210,7 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     rows = [*SMALL, "deepcluster", "untrained", "untrained-vit", "pixels"]
     own: list[Names] = [(task, "cifar10-mini", None) for task in ("knn", "linear_probe")]
     yield docs / "methods.md", "vision-small", lambda: scores("vision-small", rows, own)
+    yield docs / "methods.md", "cost", lambda: compute("vision-small", rows)
     probe: Names = ("linear_probe", "cifar10-mini", None)
     yield docs / "methods.md", "augmentations", lambda: composition("augmentations", probe)
     yield docs / "text.md", "language", lambda: scores("language", LANGUAGE)
