@@ -202,6 +202,20 @@ def publish(
     print(f"{out / 'leaderboard.csv'}, {out / 'records.csv'}, {out / 'index.html'}")
 
 
+@app.command(
+    epilog="Example: sslbench merge leaderboards/vision-small/records.jsonl --out runs/vision-small"
+)
+def merge(
+    records: Annotated[list[Path], typer.Argument(help="Run folders or records.jsonl files.")],
+    out: Annotated[Path, typer.Option(help="Run folder that receives the records.")],
+) -> None:
+    """Join records in a run folder; a grid that runs there computes only what they lack."""
+    from sslbench import leaderboard
+
+    added, held = leaderboard.merge(records, out)
+    print(f"{out}: {added} records added, {held} in all")
+
+
 def main() -> None:
     """Run the command line; errors are one line and a non-zero exit."""
     try:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -103,8 +104,8 @@ class Record(_Model):
         higher_is_better: direction of the headline metric, None where it only describes.
         selected: what the protocol chose, and on which split.
         examples: sha256 of KEY.npz with the per-example scores, None without them.
-        inline: per-example scores of the headline metric (and "groups") as text, only in
-            records.jsonl; see `pack`.
+        inline: per-example scores of the headline metric (and "groups") as text, in records.jsonl
+            and in what was merged from one; see `pack`.
         completions: how often the cell was computed, always with the same scores.
     """
 
@@ -193,6 +194,20 @@ class Store:
         with np.load(path) as arrays:
             return dict(arrays)
 
+    def take_over(self, record: Record, arrays: Path | None) -> None:
+        """Store a record that was computed elsewhere.
+
+        Args:
+            record: as `read_records` gives it.
+            arrays: the file of its per-example scores; None: `inline` has some, and is kept.
+        """
+        path = self.path(record.key)
+        if arrays is not None:
+            copy = path.with_suffix(".npz")
+            write_atomic(copy, lambda temporary: shutil.copyfile(arrays, temporary))
+            record = record.model_copy(update={"inline": None})
+        write_text(path, record.model_dump_json(indent=1) + "\n")
+
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self.folder.glob("??/*.json")):
             yield read_record(path)
@@ -272,15 +287,22 @@ def read_records(source: Path) -> list[Record]:
     if source.is_file():
         records = list(_read_lines(source))
     else:
-        folder = source / "records" if (source / "records").is_dir() else source
-        store = Store(folder)
-        records = [_with_inline(record, store.examples(record)) for record in store]
+        store = store_in(source)
+        records = [_with_inline(record, store) for record in store]
     if not records:
         raise UserError(f"{source}: no records found; expected a run folder or a records.jsonl")
     return sorted(records, key=lambda record: record.key)
 
 
-def _with_inline(record: Record, examples: dict[str, np.ndarray]) -> Record:
+def store_in(source: Path) -> Store:
+    """The store of a run folder, or the one that the folder itself is."""
+    return Store(source / "records" if (source / "records").is_dir() else source)
+
+
+def _with_inline(record: Record, store: Store) -> Record:
+    if record.inline is not None:  # it came from a records.jsonl
+        return record
+    examples = store.examples(record)
     wanted = {record.headline, f"{record.headline}_best_layer", "groups"} & examples.keys()
     inline = {name: pack(examples[name]) for name in sorted(wanted)}
     return record.model_copy(update={"inline": inline or None})

@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
 
 COMMANDS = [
     "list", "fetch", "pretrain", "evaluate", "run", "retry", "status", "cancel", "logs", "clean",
-    "publish", "predict",
+    "publish", "merge", "predict",
 ]  # fmt: skip
 
 
