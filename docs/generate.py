@@ -1,12 +1,15 @@
-"""Tables of the documentation that come from the code and from published records.
+"""What the documentation says of the code and of published records.
 
     python docs/generate.py
 
-writes each of them between its two markers, `<!-- NAME -->` and `<!-- end of NAME -->`. A test
-checks that the pages hold what this writes.
+writes tables into the pages, each between its two markers, `<!-- NAME -->` and `<!-- end of NAME
+-->`, and what was measured into the docstrings of methods, where a paragraph begins with
+"Measured: leaderboards/vision-methods". A test checks that pages and docstrings hold what this
+writes.
 """
 
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -30,10 +33,21 @@ from sslbench.storage import write_text
 ROOT = Path(__file__).parent.parent
 Names = tuple[str, str, str | None]  # task, dataset and metric, None for the headline
 
+VISION = "vision-methods"
+MEASURED = f"Measured: leaderboards/{VISION}"
+KNN: Names = ("knn", "cifar10-mini", None)
+LINEAR: Names = ("linear_probe", "cifar10-mini", None)
+BEST_LAYER: Names = ("linear_probe", "cifar10-mini", "top1_best_layer")
+
 
 def published(board: str) -> list[Record]:
     """The records of a leaderboard."""
     return read_records(ROOT / "leaderboards" / board / "records.jsonl")
+
+
+def column(board: str, wanted: Names) -> list[Record]:
+    """The records of a leaderboard's column."""
+    return [r for r in published(board) if (r.task, r.dataset) == wanted[:2]]
 
 
 def number(value: float, sign: bool = False) -> str:
@@ -75,23 +89,35 @@ def gain(records: list[Record], name: str, metric: str | None = None) -> str:
     own = of_row(records, name, metric)
     if own is None:
         return "–"
-    other = reference(records, name)
-    base = of_row(records, other, metric) if other else None
-    apart = difference(own, base) if base else None
+    above = less(records, name, reference(records, name), metric)
+    return f"{number(own.value)}<br>{above}" if above else number(own.value)
+
+
+def less(
+    records: list[Record], name: str, other: str | None, metric: str | None = None
+) -> str | None:
+    """By how much a row is above another, with interval, bold if it is better; None: unknown."""
+    own, base = of_row(records, name, metric), of_row(records, other or "", metric)
+    apart = difference(own, base) if own and base else None
     if apart is None:
-        return number(own.value)
+        return None
     rises = next(r.higher_is_better for r in records if r.status == "ok")
-    better = apart.high < 0 if rises is False else apart.low > 0
-    return f"{number(own.value)}<br>{interval(apart, better)}"
+    return interval(apart, apart.high < 0 if rises is False else apart.low > 0)
 
 
-def scores(board: str, names: list[str], wanted: list[Names] | None = None) -> str:
+def scores(
+    board: str,
+    names: list[str],
+    wanted: list[Names] | None = None,
+    against: tuple[str, Names] | None = None,
+) -> str:
     """Rows of methods, columns of tasks: scores, and gains over the same encoder untrained.
 
     Args:
         board: a leaderboard.
         names: its rows.
         wanted: its columns; None for all of them.
+        against: a row and a column in which all others are compared with it, in a last column.
     """
     by_column = columns(published(board))
     head, cells = ["method"], [[name] for name in names]
@@ -102,6 +128,12 @@ def scores(board: str, names: list[str], wanted: list[Names] | None = None) -> s
         head.append(f"{task}<br>{dataset}<br>{metric or done.headline}{chance}")
         for row, name in zip(cells, names, strict=True):
             row.append(gain(records, name, metric))
+    if against is not None:
+        other, (task, dataset, metric) = against
+        head.append(f"{task}<br>{dataset}<br>less {other}")
+        for row, name in zip(cells, names, strict=True):
+            found = less(by_column[task, dataset], name, other, metric) if name != other else None
+            row.append(found or "–")
     return table(head, cells)
 
 
@@ -165,10 +197,9 @@ def views(made: Checkpoint) -> int:
     return sum(seen) // batch or 1
 
 
-def composition(board: str, column: Names) -> str:
+def composition(board: str, wanted: Names) -> str:
     """What each pair of parts scored; the parts alone are on the diagonal."""
-    records = [r for r in published(board) if (r.task, r.dataset) == column[:2]]
-    (found,) = heat_maps(built(records, board))
+    (found,) = heat_maps(built(column(board, wanted), board))
     rows = [
         [first, *("–" if cell is None else number(cell.value) for cell in cells)]
         for first, cells in zip(found.parts, found.cells, strict=True)
@@ -176,9 +207,18 @@ def composition(board: str, column: Names) -> str:
     return table(["", *found.parts], rows)
 
 
+def rows() -> list[str]:
+    """The rows of the board of all methods: methods by family, then what they start from."""
+    entries = registry.entries("methods")
+    made = {r.checkpoint.name: r.checkpoint for r in published(VISION)}
+    trained = [name for name in entries if name in made and made[name].pretrain_step]
+    trained.sort(key=lambda name: (made[name].family, name))
+    return trained + sorted(made.keys() - trained)
+
+
 def methods() -> str:
-    """One row per method of images, from its file."""
-    rows = []
+    """One row per method of images, from its file, with what the linear probe measured."""
+    records, lines = column(VISION, LINEAR), []
     for name, entry in registry.entries("methods").items():
         about = entry.describe()
         if about["modality"] in ("image", "any"):
@@ -187,9 +227,31 @@ def methods() -> str:
             settings = registry.settings(registry.method(name), {})
             plain = [f"{key}={value}" for key, value in settings.items() if shown(value)]
             words = [about.get("paper", "–"), about["pseudo_label"], ", ".join(plain) or "–"]
-            rows.append([f"{about['family']}/{link}", idea, *words])
-    rows.sort(key=lambda row: row[0])
-    return table(["method", "idea", "paper", "pseudo-label", "settings"], rows)
+            lines.append([f"{about['family']}/{link}", idea, *words, gain(records, name)])
+    lines.sort(key=lambda line: line[0])
+    return table(["method", "idea", "paper", "pseudo-label", "settings", "measured"], lines)
+
+
+def in_words(name: str) -> str:
+    """What a method's docstring says of its row on the board of all methods."""
+    knn, linear = column(VISION, KNN), column(VISION, LINEAR)
+    own = [r for r in knn if r.checkpoint.name == name and r.status == "ok"]
+    first, base = own[0], reference(knn, name)
+    parts = [
+        f"{words} {less(records, name, base, metric)} to {number(found.value)}"
+        for words, records, metric in (
+            ("kNN", knn, None),
+            ("linear", linear, None),
+            ("at the best layer", linear, BEST_LAYER[2]),
+        )
+        if (found := of_row(records, name, metric)) is not None
+    ]
+    text = (
+        f"{MEASURED} (cifar10-mini, {first.n_train:,} images, {first.checkpoint.pretrain_epochs} "
+        f"epochs, {len(own)} seeds, test n = {first.n_test:,}), gain over `{base}` of the same "
+        f"encoder: {', '.join(parts)}; linear, less `pixels`: {less(linear, name, 'pixels')}."
+    )
+    return textwrap.fill(text.replace("**", ""), 100, break_on_hyphens=False)
 
 
 def shown(value: object) -> bool:
@@ -197,22 +259,22 @@ def shown(value: object) -> bool:
     return isinstance(value, bool | int | float | str) or value is None
 
 
-SMALL = ["supervised", "simclr", "mae", "vicreg", "inpainting", "moco", "rotation", "byol"]
-
 LANGUAGE = ["untrained", "mlm", "electra", "simcse", "untrained-gpt2", "lm"]
 LANGUAGE += ["untrained-embeddings", "word2vec", "minilm"]
 
 
 def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
-    """Page, name of the table, and what writes it."""
+    """File, name of what stands in it, and what writes it."""
     docs = ROOT / "docs"
     yield docs / "methods.md", "methods", methods
-    rows = [*SMALL, "deepcluster", "untrained", "untrained-vit", "pixels"]
-    own: list[Names] = [(task, "cifar10-mini", None) for task in ("knn", "linear_probe")]
-    yield docs / "methods.md", "vision-small", lambda: scores("vision-small", rows, own)
-    yield docs / "methods.md", "cost", lambda: compute("vision-small", rows)
-    probe: Names = ("linear_probe", "cifar10-mini", None)
-    yield docs / "methods.md", "augmentations", lambda: composition("augmentations", probe)
+    far: list[Names] = [("knn", "koppen", None), ("linear_probe", "koppen", None)]
+    wanted, pixels = [KNN, LINEAR, BEST_LAYER, *far], ("pixels", LINEAR)
+    yield docs / "methods.md", VISION, lambda: scores(VISION, rows(), wanted, pixels)
+    yield docs / "methods.md", "cost", lambda: compute(VISION, rows())
+    for path in sorted(ROOT.glob("methods/*/*.py")):
+        if MEASURED in path.read_text(encoding="utf-8"):
+            yield path, MEASURED, lambda name=path.stem: in_words(name)
+    yield docs / "methods.md", "augmentations", lambda: composition("augmentations", LINEAR)
     yield docs / "text.md", "language", lambda: scores("language", LANGUAGE)
     emoji: list[Names] = [("image_text_retrieval", "emoji", None)]
     for dataset in ("emoji", "emoji-subcategories"):
@@ -224,11 +286,14 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
 
 
 def written(page: str, name: str, content: str) -> str:
-    """The page with the table between its markers.
+    """The page with what belongs between its markers, or the docstring with its paragraph.
 
     Raises:
-        ValueError: it has no such markers.
+        ValueError: the page has no such markers.
     """
+    if name == MEASURED:
+        paragraph = re.compile(f'{MEASURED}.*?(?=\\n\\n|\\n?""")', re.DOTALL)
+        return paragraph.sub(lambda _: content, page, count=1)
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if start not in page or end not in page:
         raise ValueError(f"markers of {name!r} expected")

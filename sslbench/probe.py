@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sslbench.data.split import Dataset, Split
 from sslbench.errors import NotApplicable
-from sslbench.logistic import LinearClassifier, fit_path
+from sslbench.logistic import TOLERANCE, LinearClassifier, fit_path
 from sslbench.task import Result, Score
 
 PENALTIES: list[float] = np.logspace(-6, 5, 45).tolist()
+CHOICE = 1e-5  # tolerance of the fits that only validation sees; finer ones choose no better
 
 Extract = Callable[[Split], Mapping[str, np.ndarray]]  # features (n, D_i) by layer
 Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
@@ -31,13 +32,17 @@ class Probe(NamedTuple):
 
 
 def fit_probes(
-    features: np.ndarray, labels: np.ndarray, penalties: Sequence[float]
+    features: np.ndarray,
+    labels: np.ndarray,
+    penalties: Sequence[float],
+    tolerance: float = TOLERANCE,
 ) -> Iterator[Probe]:
     """One probe for each C, on features (n, D) with labels (n,), or (n, K) bool for several."""
     classes, targets = None, labels
     if labels.ndim == 1:
         classes, targets = np.unique(labels, return_inverse=True)
-    for classifier in fit_path(torch.tensor(features), torch.from_numpy(targets), penalties):
+    x, y = torch.tensor(features), torch.from_numpy(targets)
+    for classifier in fit_path(x, y, penalties, tolerance):
         yield Probe(classifier, classes)
 
 
@@ -48,7 +53,7 @@ def choose(
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[float, float]:
     """The C of the best score on validation, the strongest penalty of the best, and that score."""
-    values = [score(fit) for fit in fit_probes(features, labels, penalties)]
+    values = [score(fit) for fit in fit_probes(features, labels, penalties, CHOICE)]
     best = int(np.argmax(values))
     return penalties[best], values[best]
 

@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from sslbench import logistic
-from sslbench.logistic import deviation, fit_path
+from sslbench.logistic import TOLERANCE, deviation, fit_path
+from sslbench.probe import CHOICE
 
 PENALTIES = np.logspace(-6, 5, 45)
 
@@ -43,13 +44,14 @@ def objective(weights, logits, y, C):
     return 0.5 * np.square(weights).sum() + C * loss
 
 
+@pytest.mark.parametrize(("tolerance", "above"), [(TOLERANCE, 3e-6), (CHOICE, 1e-4)])
 @pytest.mark.parametrize(
     "problem", [overlapping(4), overlapping(2), digits()], ids=["overlapping", "two", "separable"]
 )
-def test_the_objective_is_as_low_as_that_of_scikit_learn(problem):
+def test_the_objective_is_as_low_as_that_of_scikit_learn(problem, tolerance, above):
     x, y = problem
     z, two = standardised(x), y.max() == 1
-    fits = list(fit_path(torch.tensor(x), torch.tensor(y), PENALTIES.tolist()))
+    fits = list(fit_path(torch.tensor(x), torch.tensor(y), PENALTIES.tolist(), tolerance))
     assert len(fits) == 45
     for C, fit in list(zip(PENALTIES, fits, strict=True))[::4]:
         model = LogisticRegression(C=C, tol=1e-9, max_iter=20_000).fit(z, y)
@@ -60,10 +62,10 @@ def test_the_objective_is_as_low_as_that_of_scikit_learn(problem):
             logits, weights = logits[:, 1] - logits[:, 0], weights[1] - weights[0]
         ours = objective(weights, logits, y, C)
         theirs = objective(model.coef_, model.decision_function(z), y, C)
-        assert ours <= theirs * (1 + 3e-6)
+        assert ours <= theirs * (1 + above)
         assert ours >= theirs * (1 - 1e-3)  # a minimum: theirs is not far above it
         right = (fit.logits(torch.tensor(x)).argmax(1).numpy() == y).mean()
-        assert right == pytest.approx(model.score(z, y), abs=0.004)  # one example
+        assert right == pytest.approx(model.score(z, y), abs=1.1 / len(y))  # one example
 
 
 def test_weights_are_those_of_scikit_learn_on_raw_features():
