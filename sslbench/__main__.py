@@ -216,13 +216,17 @@ def merge(
     print(f"{out}: {added} records added, {held} in all")
 
 
+INTERRUPTED = 130  # what typer exits with after Ctrl-C
+
+
 def main() -> None:
     """Run the command line; errors are one line and a non-zero exit."""
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise
     except Exception as error:
         if os.environ.get("SSLBENCH_DEBUG"):
             raise

@@ -4,12 +4,15 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -54,7 +57,7 @@ def execute(
         UserError: wrong settings, more GPUs asked for than there are, or another process runs in
             the folder.
     """
-    with opened(folder, path):
+    with ended_together(), opened(folder, path):
         left = possible(missing(work, folder, retry_failed).work, folder)
         gpus = _gpus()
         jobs = [
@@ -63,6 +66,29 @@ def execute(
         ]
         store = Store(folder / "records")
         _submit(jobs, folder, executor, parallel, gpus, lambda: _count(work, store, report))
+
+
+@contextmanager
+def ended_together() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, and its jobs with it.
+
+    Jobs end by SIGINT, and what a shell lets a process ignore (`sslbench run … &` in a script) its
+    children ignore, too; what it handles they do not. Outside the main thread nothing changes.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _interrupted)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _count(work: list[Work], store: Store, report: Callable[[int, int], None]) -> None:

@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from sslbench.__main__ import INTERRUPTED
 from sslbench.errors import UserError
 from sslbench.grid.config import read
 from sslbench.grid.job import Job, checkpoint_folder
@@ -269,3 +272,38 @@ def _changed(path):
 
 def _text(path):
     return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_local_run_that_is_terminated_takes_its_jobs_along(tmp_path, ignored):
+    """Also where a shell has made it ignore SIGINT, as of commands in the background."""
+    path, run = tmp_path / "grid.toml", tmp_path / "run"
+    path.write_text(GRID.replace("epochs = [2]", "epochs = [2000]"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sslbench", "run", str(path), "--out", str(run)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None,
+    )  # fmt: skip
+    with process:
+        while not list(run.glob("checkpoints/*/*/log.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(60) == INTERRUPTED
+        assert "run the same command again to go on" in process.stderr.read()
+        for _ in range(600):
+            if not (left := _of_session(process.pid)):
+                break
+            time.sleep(0.1)
+    assert not left
+
+
+def _of_session(number):
+    """Processes of a session, from /proc/PID/stat behind the name in brackets."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session, *_ = place.read_text().rpartition(")")[2].split()
+            if int(session) == number and state != "Z":
+                found.append(place.parent.name)
+    return found
