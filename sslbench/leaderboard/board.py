@@ -137,7 +137,7 @@ def build(records: Iterable[Record], title: str) -> Board:
     Raises:
         UserError: two records contradict each other, or cannot stand in one row or one column.
     """
-    unique = checks.unique(records)
+    unique = checks.unique(checks.current(records))
     final = [record for record in unique if record.checkpoint.at == 1.0]
     if not final:
         raise UserError("no records of fully pretrained checkpoints (at = 1.0) to publish")

@@ -55,6 +55,21 @@ def unique(records: Iterable[Record]) -> list[Record]:
     return kept
 
 
+def current(records: Iterable[Record]) -> list[Record]:
+    """Without the records of cells that have one of a newer version of their task.
+
+    A run folder keeps both where a grid was run again with a newer sslbench.
+    """
+    cell = attrgetter(
+        "checkpoint.key", "checkpoint.name", "checkpoint.at", "task", "dataset", "eval_seed"
+    )
+    kept = []
+    for same in grouped(records, cell).values():
+        newest = max(record.task_version for record in same)
+        kept += [record for record in same if record.task_version == newest]
+    return kept
+
+
 def _precedence(record: Record) -> tuple[bool, str, str]:
     return record.inline is None, record.provenance.created, record.model_dump_json()
 

@@ -164,6 +164,14 @@ def test_the_same_record_twice_counts_once(make):
         assert build(order, "x").records == [record]
 
 
+def test_of_a_cell_that_was_computed_again_the_newest_version_of_its_task_stands(make):
+    older, newer = (make(examples=hits(p, 0), task_version=v) for v, p in ((1, 0.4), (2, 0.6)))
+    board = build([newer, older, make("byol", task_version=2, examples=hits(0.5, 1))], "t")
+    assert [record.task_version for record in board.records] == [2, 2]
+    cell = next(cell for (row, _), cell in board.cells.items() if row.name == "simclr")
+    assert cell.value == newer.scores["top1"].value
+
+
 def test_the_same_cell_with_other_scores_is_refused(make):
     record = make(value=0.3)
     with pytest.raises(UserError, match=r"simclr in knn/digits .*top1 0\.3; top1 0\.4"):
