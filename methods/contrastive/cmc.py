@@ -10,6 +10,9 @@ half the width to compare at equal size. L and ab are standardised by constants 
 is drawn from all entries of a bank, as in the authors' code: with probability 1/n a noise sample is
 the image's own entry. The learning rate falls along a cosine instead of in steps; biases and norms
 do not decay.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): rate 0.03 .290 and .336; mean of both .313, at 0.06 .261, at 0.12 .294.
 """
 
 from functools import partial

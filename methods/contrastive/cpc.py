@@ -11,6 +11,9 @@ arXiv:1905.09272). The paper gives no number of epochs.
 Differs from the paper: the encoder pools to one vector by its own means and keeps its norms (there
 is none in the paper's, and the successor warns of batch norm, whose statistics link the patches);
 all patches of the global batch are candidates; crops of varying size.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): rate 3e-3 .274 and .350, 1e-3 .272 and .292.
 """
 
 import math

@@ -14,6 +14,10 @@ no single value. Noise is drawn from all entries, as P_n = 1/n says and the auth
 though the text speaks of another image: with probability 1/n a noise sample is the image's own
 entry. Z is estimated from the first batch. The learning rate falls along a cosine instead of in
 steps; colours are dropped after their jitter instead of before; biases and norms do not decay.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): temperature 0.07 at 0.12 .271 and .325; mean of both .298, at temperature 0.1 .272, and
+.279 at rate 0.03.
 """
 
 import torch.nn.functional as F

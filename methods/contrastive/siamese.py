@@ -11,6 +11,9 @@ other image in the global batch are dissimilar.
 Differs from the paper: its sum over pairs becomes a mean over the similar ones plus a mean over the
 dissimilar ones, or the latter, B − 1 times as many, would decide alone; similar are views of an
 image instead of neighbours in the data.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): rate 0.03 .281 and .340, 0.01 .250 and .285; 0.05 and 0.1 end in NaN.
 """
 
 import torch

@@ -10,6 +10,9 @@ rate 0.6 and no warm-up. Shares of the training that belong to 800 epochs, for o
 Differs from the paper: the learning rate falls to 0 instead of 0.0048; biases and norms are
 neither adapted by LARS nor decayed; small views are 96/224 of the image's side at any size of
 image, rounded to whole patches of a vision transformer.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): rate 0.1 .331 and .393; mean of both .362, at 0.06 .342.
 """
 
 import torch

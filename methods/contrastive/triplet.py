@@ -12,6 +12,9 @@ The negative is the nearest view of another image that is farther away than the 
 taken: the least hard one.
 Differs from the paper: momentum and a cosine schedule instead of AdaGrad; the mean over triplets
 instead of their sum.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): margin 0.5 .388 and .434, 0.2 .383 and .422.
 """
 
 import torch

@@ -10,6 +10,9 @@ Here the loss is multiplied by `scale` = 0.0048 / 0.2 instead, which is the same
 weights only, does not see the scale of their gradient if the weight decay is scaled too.
 Differs from the paper: the learning rate falls to 0 instead of a thousandth; crops are resized
 bilinearly.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): LARS at the paper's scale .363 and .410, SGD at scale 1 .239 and .302.
 """
 
 import torch.nn.functional as F

@@ -13,6 +13,9 @@ authors also learn that scale for ViT-S); no stochastic depth but the encoder's 
 resized bilinearly; small ones are 96/224 of the image's side at any size of image, rounded to whole
 patches; heads of encoders that are no vision transformer have batch norm, and a head sits on what
 the encoder pools, which in the paper is the class token.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): a ResNet .295 and .314; the ViT of ijepa at momentum 0.99 .308 and .417.
 """
 
 import math

@@ -16,6 +16,10 @@ pools by average has a norm of tokens, the paper's, only with `fc_norm = false`.
 initialised as in `mae`: the paper's deviation of 0.02 is made for its widths. The weight decay
 stays at 0.04, the paper's rises to 0.4; the learning rate starts from 0 instead of 1e-4 and falls
 to 0 instead of 1e-6. As in the paper, the target encoder is what is kept.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): momentum 0.97 .307 and .415 (the student instead of the target encoder .323 and .445),
+0.99 .296 and .409.
 """
 
 import math

@@ -8,6 +8,10 @@ layers, base learning rate 0.03, weight decay 5e-4 and no blur.
 Differs from the paper: biases and norms do not decay; the last norm of a residual block keeps its
 initial scale of 1 instead of 0. The last norm of the projector has no affine parameters, as in the
 authors' code.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): LARS .323 and .368; mean of both .346, of LARS at saturation 0.4 .301, AdamW .292, SGD
+at three rates .20 to .23.
 """
 
 import torch.nn.functional as F

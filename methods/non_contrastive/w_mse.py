@@ -10,6 +10,9 @@ Differs from the paper: AdamW instead of Adam with L2 decay; the learning rate f
 instead of in two steps at the end; the warmup of 500 steps is a share of them; a batch smaller than
 a sub-batch is whitened as a whole; crops come before the change of colours, bilinearly. Covariances
 are factorised in double precision, whatever the precision of the embeddings.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): dim 64 .383 and .435, 32 .379 and .417.
 """
 
 from itertools import combinations

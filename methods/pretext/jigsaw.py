@@ -12,6 +12,9 @@ differ in two tiles. The first is the identity instead of a random one, so that 
 the same. The encoder's features are concatenated without a layer of 1,024 for each tile; batch norm
 instead of dropout in the head; crops of varying size; the learning rate falls along a cosine
 instead of in steps; biases and norms do not decay.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): AdamW .260 and .309, SGD .257 and .309.
 """
 
 import itertools

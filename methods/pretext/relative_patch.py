@@ -12,6 +12,9 @@ instead of all neighbours in larger grids; so where the first patch lies says no
 second. Images are square crops that are a third or more of the image; no patch is downsampled; no
 layer of 4,096 for each patch before both meet; batch norm in the head scales, shifts and follows
 both hidden layers; no momentum of .999, which is not in the released code.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): SGD .266 and .306, AdamW .243 and .285.
 """
 
 import math

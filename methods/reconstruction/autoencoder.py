@@ -12,6 +12,9 @@ nothing is trained layer by layer beforehand, neither by Boltzmann machines (`rb
 its own) nor by autoencoders; weights are not tied as in 2008; the error is the squared one, also
 where the papers take pixels for probabilities and their cross-entropy; a masked pixel loses all its
 channels, which would betray each other; crops of varying size and flips.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): noise 0.25 .317 and .343, none .310 and .338.
 """
 
 import torch

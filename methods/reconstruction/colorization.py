@@ -10,6 +10,9 @@ convolutions on its deepest map predict the colours; the colour of a cell is the
 ab; colours are counted in at most 2,000 images; what smoothing would carry out of the gamut stays
 inside; grey images count too; the learning rate falls along a cosine instead of in steps, and the
 weight decay is decoupled; crops of varying size and flips.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): uniform 1 .347 and .369, 0.5 .315 and .351.
 """
 
 from functools import cache

@@ -12,6 +12,9 @@ Differs from the paper: 512 colours are found in the data at hand; layer norms s
 and they and the linear layers have biases, as GPT-2's, which the released code leaves out; GELU is
 exact; images are resized antialiased, after the crop. Of the paper's two objectives this is the
 autoregressive one, the other is BERT's.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): .320 and .419.
 """
 
 import torch

@@ -12,6 +12,9 @@ Differs from the paper: Gibbs sampling draws the visible units too, where the co
 takes their means; the momentum is 0.9 from the start instead of 0.5 in the first five passes; the
 top layer is binary as all others, where the second's is linear; the stack is not fine-tuned as an
 autoencoder.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): draws of the visible units .403 and .406, their means .392 and .412.
 """
 
 import torch

@@ -11,6 +11,11 @@ its deepest map; it is not trained with the squared error alone beforehand; the 
 inpainting's, smaller than the paper's, and takes its step at the same time as the generator; the
 learning rate falls along a cosine instead of once to a tenth; flips, and crops that are resized
 instead of cut out at full resolution.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): .372 and .359. A decoder whose output is added to the enlarged image, which leaves the
+encoder nothing to say, .237 and .267 (factor 2 .225 and .257, without adversary .223 and .243),
+below the untrained encoder's .235 and .289.
 """
 
 import torch.nn.functional as F

@@ -14,6 +14,9 @@ small causal transformer instead of a PixelCNN, and is trained as long as the co
 equation 3 are means over values as in the released code, the colours standardised. Images are
 cropped and flipped. Codes that are never chosen are not revived, as in the paper: watch the log's
 `perplexity`.
+
+Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
+last layer): stage 2 .331 and .334, mean .333; stage 3 .327, stage 4 .304 (5 epochs of each phase).
 """
 
 import math
