@@ -11,8 +11,10 @@ writes.
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +35,14 @@ from sslbench.storage import write_text
 ROOT = Path(__file__).parent.parent
 Names = tuple[str, str, str | None]  # task, dataset and metric, None for the headline
 
-VISION = "vision-methods"
+VISION, SMALL = "vision-methods", "vision-small"
 MEASURED = f"Measured: leaderboards/{VISION}"
 KNN: Names = ("knn", "cifar10-mini", None)
 LINEAR: Names = ("linear_probe", "cifar10-mini", None)
 BEST_LAYER: Names = ("linear_probe", "cifar10-mini", "top1_best_layer")
 
 
+@cache
 def published(board: str) -> list[Record]:
     """The records of a leaderboard."""
     return read_records(ROOT / "leaderboards" / board / "records.jsonl")
@@ -89,20 +92,28 @@ def gain(records: list[Record], name: str, metric: str | None = None) -> str:
     own = of_row(records, name, metric)
     if own is None:
         return "–"
-    above = less(records, name, reference(records, name), metric)
-    return f"{number(own.value)}<br>{above}" if above else number(own.value)
+    found = less(records, name, reference(records, name), metric)
+    return f"{number(own.value)}<br>{found}" if found else number(own.value)
 
 
 def less(
     records: list[Record], name: str, other: str | None, metric: str | None = None
 ) -> str | None:
     """By how much a row is above another, with interval, bold if it is better; None: unknown."""
+    found = above(records, name, other, metric)
+    return interval(*found) if found else None
+
+
+def above(
+    records: list[Record], name: str, other: str | None, metric: str | None = None
+) -> tuple[Difference, bool] | None:
+    """A row less another, and whether it is better by the 95 % interval; None: unknown."""
     own, base = of_row(records, name, metric), of_row(records, other or "", metric)
     apart = difference(own, base) if own and base else None
     if apart is None:
         return None
     rises = next(r.higher_is_better for r in records if r.status == "ok")
-    return interval(apart, apart.high < 0 if rises is False else apart.low > 0)
+    return apart, apart.high < 0 if rises is False else apart.low > 0
 
 
 def scores(
@@ -207,29 +218,61 @@ def composition(board: str, wanted: Names) -> str:
     return table(["", *found.parts], rows)
 
 
-def rows() -> list[str]:
-    """The rows of the board of all methods: methods by family, then what they start from."""
+def rows(board: str) -> list[str]:
+    """The rows of a leaderboard: methods by family, then what they start from."""
     entries = registry.entries("methods")
-    made = {r.checkpoint.name: r.checkpoint for r in published(VISION)}
+    made = {r.checkpoint.name: r.checkpoint for r in published(board)}
     trained = [name for name in entries if name in made and made[name].pretrain_step]
     trained.sort(key=lambda name: (made[name].family, name))
     return trained + sorted(made.keys() - trained)
 
 
+def of_images() -> dict[str, dict[str, Any]]:
+    """What the files say of the methods of images, by name."""
+    found = {name: entry.describe() for name, entry in registry.entries("methods").items()}
+    return {name: about for name, about in found.items() if about["modality"] in ("image", "any")}
+
+
 def methods() -> str:
     """One row per method of images, from its file, with what the linear probe measured."""
-    records, lines = column(VISION, LINEAR), []
-    for name, entry in registry.entries("methods").items():
-        about = entry.describe()
-        if about["modality"] in ("image", "any"):
-            link = f"[{name}](../methods/{about['family']}/{name}.py)"
-            idea = about["summary"].partition(": ")[2].removesuffix(".")
-            settings = registry.settings(registry.method(name), {})
-            plain = [f"{key}={value}" for key, value in settings.items() if shown(value)]
-            words = [about.get("paper", "–"), about["pseudo_label"], ", ".join(plain) or "–"]
-            lines.append([f"{about['family']}/{link}", idea, *words, gain(records, name)])
+    boards, lines = [column(board, LINEAR) for board in (VISION, SMALL)], []
+    for name, about in of_images().items():
+        link = f"[{name}](../methods/{about['family']}/{name}.py)"
+        idea = about["summary"].partition(": ")[2].removesuffix(".")
+        settings = registry.settings(registry.method(name), {})
+        plain = [f"{key}={value}" for key, value in settings.items() if shown(value)]
+        words = [about.get("paper", "–"), about["pseudo_label"], ", ".join(plain) or "–"]
+        found = (gain(records, name) for records in boards if of_row(records, name))
+        lines.append([f"{about['family']}/{link}", idea, *words, next(found, "–")])
     lines.sort(key=lambda line: line[0])
     return table(["method", "idea", "paper", "pseudo-label", "settings", "measured"], lines)
+
+
+def verdicts(board: str) -> str:
+    """Which methods of a board learn: whose interval over the same encoder untrained is above 0."""
+    knn, linear = column(board, KNN), column(board, LINEAR)
+    lines: dict[str, list[str]] = {
+        "above it in kNN and in the linear probe": [],
+        "above it in one of the two": [],
+        "above it in neither": [],
+        "above it in the linear probe where each takes its best layer": [],
+        "above raw pixels in the linear probe": [],
+    }
+    both, one, neither, deep, pixels = lines.values()
+    for name in rows(board):
+        base = reference(knn, name)
+        pairs = [(knn, base, None), (linear, base, None), (linear, base, BEST_LAYER[2])]
+        found = [above(records, name, other, metric) for records, other, metric in pairs]
+        if base is None or not all(found):
+            continue
+        real = [better for _, better in filter(None, found)]
+        (neither, one, both)[sum(real[:2])].append(name)
+        if real[2]:
+            deep.append(name)
+        if (over := above(linear, name, "pixels")) is not None and over[1]:
+            pixels.append(name)
+    lines["not run yet"] = [name for name in of_images() if name not in rows(board)]
+    return "\n".join(f"- {words}: {', '.join(names) or 'none'}" for words, names in lines.items())
 
 
 def in_words(name: str) -> str:
@@ -269,11 +312,14 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     yield docs / "methods.md", "methods", methods
     far: list[Names] = [("knn", "koppen", None), ("linear_probe", "koppen", None)]
     wanted, pixels = [KNN, LINEAR, BEST_LAYER, *far], ("pixels", LINEAR)
-    yield docs / "methods.md", VISION, lambda: scores(VISION, rows(), wanted, pixels)
-    yield docs / "methods.md", "cost", lambda: compute(VISION, rows())
+    yield docs / "methods.md", VISION, lambda: scores(VISION, rows(VISION), wanted, pixels)
+    yield docs / "methods.md", f"verdicts of {VISION}", partial(verdicts, VISION)
+    yield docs / "methods.md", f"cost of {VISION}", lambda: compute(VISION, rows(VISION))
+    yield docs / "methods.md", SMALL, lambda: scores(SMALL, rows(SMALL), [KNN, LINEAR], pixels)
+    yield docs / "methods.md", f"cost of {SMALL}", lambda: compute(SMALL, rows(SMALL))
     for path in sorted(ROOT.glob("methods/*/*.py")):
         if MEASURED in path.read_text(encoding="utf-8"):
-            yield path, MEASURED, lambda name=path.stem: in_words(name)
+            yield path, MEASURED, partial(in_words, path.stem)
     yield docs / "methods.md", "augmentations", lambda: composition("augmentations", LINEAR)
     yield docs / "text.md", "language", lambda: scores("language", LANGUAGE)
     emoji: list[Names] = [("image_text_retrieval", "emoji", None)]

@@ -15,6 +15,11 @@ though the text speaks of another image: with probability 1/n a noise sample is 
 entry. Z is estimated from the first batch. The learning rate falls along a cosine instead of in
 steps; colours are dropped after their jitter instead of before; biases and norms do not decay.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.023 [−.030, .076] to .262, linear +.033
+[−.008, .074] to .316, at the best layer +.013 [−.018, .044] to .439; linear, less `pixels`: −.060
+[−.099, −.022].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): temperature 0.07 at 0.12 .271 and .325; mean of both .298, at temperature 0.1 .272, and
 .279 at rate 0.03.

@@ -12,6 +12,11 @@ Differs from the paper: its sum over pairs becomes a mean over the similar ones 
 dissimilar ones, or the latter, B − 1 times as many, would decide alone; similar are views of an
 image instead of neighbours in the data.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.032 [−.017, .082] to .272, linear +.038
+[.002, .075] to .322, at the best layer −.020 [−.038, −.002] to .406; linear, less `pixels`: −.055
+[−.088, −.022].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): rate 0.03 .281 and .340, 0.01 .250 and .285; 0.05 and 0.1 end in NaN.
 """

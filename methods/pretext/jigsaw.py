@@ -13,6 +13,11 @@ the same. The encoder's features are concatenated without a layer of 1,024 for e
 instead of dropout in the head; crops of varying size; the learning rate falls along a cosine
 instead of in steps; biases and norms do not decay.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN −.020 [−.069, .029] to .219, linear −.010
+[−.036, .015] to .273, at the best layer +.034 [.006, .061] to .460; linear, less `pixels`: −.103
+[−.125, −.082].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): AdamW .260 and .309, SGD .257 and .309.
 """

@@ -13,6 +13,11 @@ second. Images are square crops that are a third or more of the image; no patch 
 layer of 4,096 for each patch before both meet; batch norm in the head scales, shifts and follows
 both hidden layers; no momentum of .999, which is not in the released code.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.005 [−.049, .058] to .244, linear −.009
+[−.037, .019] to .274, at the best layer +.026 [−.005, .058] to .452; linear, less `pixels`: −.102
+[−.127, −.077].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): SGD .266 and .306, AdamW .243 and .285.
 """

@@ -11,6 +11,11 @@ ab; colours are counted in at most 2,000 images; what smoothing would carry out 
 inside; grey images count too; the learning rate falls along a cosine instead of in steps, and the
 weight decay is decoupled; crops of varying size and flips.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained-lightness` of the same encoder: kNN +.150 [.131, .169] to .368, linear
++.124 [.110, .137] to .390, at the best layer +.053 [.009, .097] to .455; linear, less `pixels`:
++.014 [−.009, .036].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): uniform 1 .347 and .369, 0.5 .315 and .351.
 """

@@ -13,6 +13,11 @@ and they and the linear layers have biases, as GPT-2's, which the released code 
 exact; images are resized antialiased, after the crop. Of the paper's two objectives this is the
 autoregressive one, the other is BERT's.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained-image_gpt` of the same encoder: kNN +.124 [.106, .142] to .337, linear
++.140 [.119, .161] to .390, at the best layer +.105 [.089, .122] to .390; linear, less `pixels`:
++.013 [−.009, .035].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): .320 and .419.
 """

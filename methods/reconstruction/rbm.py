@@ -13,6 +13,11 @@ takes their means; the momentum is 0.9 from the start instead of 0.5 in the firs
 top layer is binary as all others, where the second's is linear; the stack is not fine-tuned as an
 autoencoder.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained-rbm` of the same encoder: kNN +.104 [.086, .121] to .383, linear +.032
+[.016, .048] to .390, at the best layer +.016 [−.001, .033] to .390; linear, less `pixels`: +.014
+[−.005, .032].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): draws of the visible units .403 and .406, their means .392 and .412.
 """

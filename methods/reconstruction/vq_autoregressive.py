@@ -15,6 +15,11 @@ equation 3 are means over values as in the released code, the colours standardis
 cropped and flipped. Codes that are never chosen are not revived, as in the paper: watch the log's
 `perplexity`.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 10 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.028 [−.025, .081] to .267, linear +.003
+[−.024, .030] to .286, at the best layer +.017 [−.002, .036] to .443; linear, less `pixels`: −.091
+[−.113, −.068].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): stage 2 .331 and .334, mean .333; stage 3 .327, stage 4 .304 (5 epochs of each phase).
 """
