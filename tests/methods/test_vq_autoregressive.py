@@ -165,7 +165,7 @@ def test_commitment_moves_the_encoder_only_and_the_codebook_loss_the_codebook_on
     assert moved["codebook"] == {"codebook"}
     assert moved["reconstruction"] == {"encoder", "projector", "decoder"}
     assert moved["loss"] == {"encoder", "projector", "codebook", "decoder"}  # and not the prior
-    assert terms["commitment"].item() == terms["codebook"].item()
+    assert terms["commitment"].item() == pytest.approx(terms["codebook"].item(), rel=1e-12)
 
 
 def test_each_position_takes_the_nearest_code():
@@ -240,7 +240,8 @@ def test_both_phases_are_learned(tmp_path):
     assert after[0] < 0.8 * before[0]
     ids = nearest(method.encode(views), method.codebook.weight).flatten()
     shares = ids.bincount() / len(ids)
-    assert after[1] < 0.9 * float(torch.special.entr(shares).sum())  # more than frequencies
+    # Below the entropy of the codes' frequencies, which no prior without context can get under.
+    assert after[1] < float(torch.special.entr(shares).sum())
 
 
 @pytest.mark.parametrize("stop", [2 * STEPS - 1, 2 * STEPS + 1, 3 * STEPS + 2])
