@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from typing import Any
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,6 +78,21 @@ class Batch:
             tokens=None if self.tokens is None else self.tokens.to(device),
             target=move(self.target),
         )
+
+
+class Boxes(NamedTuple):
+    """The objects of one image.
+
+    Attributes:
+        boxes: (k, 4) float32, left, top, right and bottom in pixels; right and bottom lie outside.
+        labels: (k,) int64, from 0.
+        ignored: (k,) bool, objects that are neither to be found nor counted as false (VOC's
+            "difficult", COCO's crowds).
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
 
 
 class Split(ABC):
@@ -182,6 +197,17 @@ class Texts(Split):
 
 def _length(text: str | tuple[str, ...]) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def with_targets(split: Split, targets: Sequence[Any], name: str) -> Split:
+    """A split whose targets are n `Boxes`, masks (H, W) uint8, or the like; `name` is their hash."""
+    if len(targets) != len(split):
+        raise ValueError(f"{len(split)} examples, but {len(targets)} targets")
+    return split.map(partial(_give, targets), name)
+
+
+def _give(targets: Sequence[Any], batch: Batch) -> Batch:
+    return replace(batch, target=[targets[i] for i in batch.index.tolist()])
 
 
 class _Mapped(Split):
