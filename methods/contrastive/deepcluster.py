@@ -20,7 +20,6 @@ quarter of the rate .333 and .373); with gradients instead of colours .260 and .
 do not afford.
 """
 
-import faiss
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from sslbench.data.augment import Augmentation
 from sslbench.data.feed import read_ahead
 from sslbench.data.split import Batch, Split
 from sslbench.encoder import ImageEncoder
+from sslbench.kmeans import kmeans
 from sslbench.method import Method, Recipe
 from sslbench.random import Random, mix
 
@@ -152,16 +152,7 @@ def whiten(features: Tensor, components: int) -> Tensor:
 
 def cluster(points: Tensor, clusters: int, seed: int) -> Tensor:
     """(n, d) float32 → (n,) int64 in 0 … clusters − 1, by k-means; no cluster is empty."""
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        clusters,
-        niter=20,
-        seed=seed & 0x7FFFFFFF,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    kmeans.train(points.numpy())
-    return repair(points, torch.from_numpy(kmeans.assign(points.numpy())[1]), clusters, seed)
+    return repair(points, kmeans(points, clusters, seed=seed)[1], clusters, seed)
 
 
 def repair(points: Tensor, labels: Tensor, clusters: int, seed: int) -> Tensor:

@@ -8,7 +8,6 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-import faiss
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from sslbench.data.image_ops import resize
 from sslbench.data.split import Split
 from sslbench.encoder import Encoder, ImageEncoder
 from sslbench.errors import NotApplicable, UserError
+from sslbench.kmeans import kmeans
 
 if TYPE_CHECKING:
     from sslbench.tokenizer import Tokenizer
@@ -212,10 +212,7 @@ def palette(data: Split, size: int, side: int, colours: int) -> Tensor:
         seen = pixels(resize(images, size), side).flatten(0, 1)
         wanted = min(len(seen), math.ceil(PIXELS * colours * len(index) / len(chosen)))
         found.append(seen[torch.linspace(0, len(seen) - 1, wanted).long()])
-    points = torch.cat(found).numpy()
+    points = torch.cat(found)
     if len(points) < colours:
         raise UserError(f"colours: at most one for each of {len(points)} pixels, got {colours}")
-    most = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
-    kmeans = faiss.Kmeans(3, colours, niter=20, seed=0, **most)
-    kmeans.train(points)
-    return torch.from_numpy(kmeans.centroids)
+    return kmeans(points, colours, seed=0)[0]
