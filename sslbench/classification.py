@@ -102,6 +102,12 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return jackknife(float(value.mean()), left_out.mean(axis=1))
 
 
+def correct(labels: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """`top1` and `mean_per_class` as scores per example (n,), of true and predicted labels (n,)."""
+    right = (found == labels).astype(np.float64)
+    return {"top1": right, "mean_per_class": per_class(right, labels)}
+
+
 def accuracies(labels: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
     """`top1`, `mean_per_class`, `macro_f1` and `mcc` as scores per example (n,).
 
@@ -109,10 +115,8 @@ def accuracies(labels: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
         labels: the true labels (n,).
         found: the predicted ones (n,).
     """
-    correct = (found == labels).astype(np.float64)
     return {
-        "top1": correct,
-        "mean_per_class": per_class(correct, labels),
+        **correct(labels, found),
         "macro_f1": _of_counts(_macro_f1, labels, found),
         "mcc": _of_counts(_mcc, labels, found),
     }

@@ -8,7 +8,7 @@ from torch import Tensor
 from sslbench.classification import encode
 
 _CELL = 16  # similarities that are represented by the largest of them in a first selection
-_SIMILARITIES = 1 << 26  # held at a time, 256 MB
+SIMILARITIES = 1 << 26  # held at a time, 256 MB
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     k = min(k, len(bank))
     rows = F.pad(F.normalize(bank, dim=1), (0, 0, 0, -len(bank) % _CELL**2))
-    step = max(1, _SIMILARITIES // len(rows))
+    step = max(1, SIMILARITIES // len(rows))
     buffer = rows.new_empty(min(step, len(queries)), len(rows))  # as large as the product is slow
     found = []
     for chunk in queries.split(step):
@@ -84,7 +84,7 @@ def label_rank(
     """
     ranks = []
     number = torch.arange(classes, device=labels.device)
-    parts = (x.split(max(1, _SIMILARITIES // (8 * classes))) for x in (similarity, labels, truth))
+    parts = (x.split(max(1, SIMILARITIES // (8 * classes))) for x in (similarity, labels, truth))
     for near, label, true in zip(*parts, strict=True):
         # relative to the nearest, so that no temperature overflows
         weight = ((near - near.amax(1, keepdim=True)).double() / temperature).exp()
@@ -94,6 +94,22 @@ def label_rank(
         absent = (true < 0) | (own[:, 0] == 0)
         ranks.append(torch.where(absent, classes, ahead.sum(1)))
     return torch.cat(ranks)
+
+
+def knn_correct(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> np.ndarray:
+    """Whether (n,) bool each test example is classified correctly; arguments as `knn_accuracy`."""
+    classes, encoded = np.unique(train_labels, return_inverse=True)
+    near, index = nearest(torch.tensor(train_features), torch.tensor(test_features), k)
+    truth = torch.from_numpy(encode(test_labels, classes))
+    labels = torch.from_numpy(encoded)[index]
+    return (label_rank(near, labels, truth, len(classes), temperature) == 0).numpy()
 
 
 def knn_accuracy(
@@ -114,9 +130,5 @@ def knn_accuracy(
         k: number of neighbours; all N if there are fewer.
         temperature: of the votes.
     """
-    classes, encoded = np.unique(train_labels, return_inverse=True)
-    near, index = nearest(torch.tensor(train_features), torch.tensor(test_features), k)
-    truth = torch.from_numpy(encode(test_labels, classes))
-    labels = torch.from_numpy(encoded)[index]
-    rank = label_rank(near, labels, truth, len(classes), temperature)
-    return float((rank == 0).double().mean())
+    bank = (train_features, train_labels)
+    return float(knn_correct(*bank, test_features, test_labels, k, temperature).mean())

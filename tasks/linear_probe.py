@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslbench.classification import average_precision, per_class
+from sslbench.classification import average_precision, correct
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
 from sslbench.errors import UserError, suggest
@@ -60,5 +60,4 @@ def _scores(labels: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
     if labels.ndim == 2:
         first = labels[np.arange(len(labels)), found.argmax(axis=1)]
         return {"top1": first.astype(float), "map": average_precision(found, labels)}
-    correct = (found == labels).astype(float)
-    return {"top1": correct, "mean_per_class": per_class(correct, labels)}
+    return correct(labels, found)

@@ -85,7 +85,7 @@ def by_loops(pair: Pair, split: Split, captions: list[tuple[str, ...]]) -> dict[
 
 @pytest.mark.parametrize("held", [1, 300, 1 << 26])
 def test_the_protocol(captions, held, tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbors, "_SIMILARITIES", held)
+    monkeypatch.setattr(neighbors, "SIMILARITIES", held)
     data = with_captions(captions)
     pair = similar(data["test"], captions)
     expected = by_loops(pair, data["test"], captions)

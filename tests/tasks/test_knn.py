@@ -40,7 +40,7 @@ def brute_force(bank, queries, k):
 )
 @pytest.mark.parametrize("held", [1, 2_500, 1 << 26])
 def test_neighbours_are_those_of_a_full_sort(rows, queries, k, held, monkeypatch):
-    monkeypatch.setattr(neighbors, "_SIMILARITIES", held)
+    monkeypatch.setattr(neighbors, "SIMILARITIES", held)
     random = np.random.default_rng(0)
     bank, asked = random.normal(size=(rows, 6)), random.normal(size=(queries, 6))
     similarity, index = nearest(torch.tensor(bank).float(), torch.tensor(asked).float(), k)

@@ -70,7 +70,7 @@ def ranks(encoder, data, templates, *, normalised=True):
 @pytest.mark.parametrize("templates", [ENSEMBLE[:1], ENSEMBLE])
 @pytest.mark.parametrize("held", [1, 1 << 26])
 def test_the_protocol(pair, data, templates, held, tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbors, "_SIMILARITIES", held)
+    monkeypatch.setattr(neighbors, "SIMILARITIES", held)
     place = ranks(pair, data, templates)
     result = ZeroShot(templates=templates).run(pair, data, seed=0, folder=tmp_path)
     labels = data["test"].labels
