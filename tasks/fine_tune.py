@@ -1,137 +1,119 @@
-"""Fine-tune: train all weights and a linear layer on the labels.
+"""Fine-tune: train all weights, or the last stages, and a linear layer on the labels.
 
-Devlin, Chang, Lee, Toutanova. BERT. NAACL 2019. arXiv:1810.04805, appendix A.3: a few epochs at
-small batches, the learning rate chosen among a few on the validation split.
+Of texts as in Devlin, Chang, Lee, Toutanova. BERT. NAACL 2019. arXiv:1810.04805, appendix A.3: a
+few epochs at small batches with AdamW, the learning rate chosen among a few on validation. Of
+images with a share of the labels as in Chen, Kornblith, Norouzi, Hinton. SimCLR. ICML 2020.
+arXiv:2002.05709 (section 6: 1 %, 10 % and 100 % of them), the last stages as in Yosinski, Clune,
+Bengio, Lipson. How transferable are features in deep neural networks? NIPS 2014. arXiv:1411.1792,
+the learning rate falling towards the input as in BEiT, arXiv:2106.08254.
 
 The encoder is copied, so that the one that is evaluated stays as it is. Each learning rate is one
 training run (the same loop as pretraining: killed at any moment, it goes on where it was), judged
-on validation; the chosen run's weights are scored on test as they are, without training again on
-the validation split.
+on validation after every epoch. The best run at its best epoch is scored on test as it is, without
+training again on the validation split.
 """
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from sslbench.checkpoint import load_state
 from sslbench.classification import accuracies, reduced
-from sslbench.data.augment import Augmentation
-from sslbench.data.split import Batch, Dataset, Split
+from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
-from sslbench.errors import NotApplicable
-from sslbench.method import Method, Recipe
-from sslbench.pretrain import Options, train
+from sslbench.errors import NotApplicable, UserError
+from sslbench.finetune import tune
+from sslbench.method import Recipe
 from sslbench.probe import labels
-from sslbench.random import Random, mix
 from sslbench.task import Result, Score, Task
 
-BATCH = 256
-VIEWS = Augmentation(crop_scale=(0.5, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+TEXT_RATES, TEXT_EPOCHS = (1e-5, 2e-5, 3e-5, 5e-5), 3  # the paper's
+IMAGE_RATES, IMAGE_EPOCHS = (1e-4, 3e-4, 1e-3), 20
 
 
 class FineTune(Task):
-    """Classification with all weights trained.
+    """Classification with all weights trained, or those of the last stages.
 
     Args:
-        rates: learning rates of AdamW, of which validation chooses one.
-        epochs: passes over the training examples.
+        rates: learning rates of AdamW, of which validation chooses one; none: 1e-5, 2e-5, 3e-5 and
+            5e-5 for texts, 1e-4, 3e-4 and 1e-3 for images.
+        epochs: passes over the training examples at most; 0: 3 for texts, 20 for images.
         batch_size: examples of a step.
         weight_decay: of the weights.
-        train_examples: how many to train on, drawn with the seed, with as large a share of
-            validation; 0: all.
+        stages: how many are trained, from the last one on; 0: all weights.
+        layer_decay: factor of the learning rate from each stage to the one before it.
+        share: of the training labels, in (0, 1], drawn with the seed, with as large a share of
+            validation.
+        train_examples: the same as a number; 0: all.
     """
 
     paper = "arXiv:1810.04805"
     modality = "any"
     metric = "top1"
+    version = 2
     target = "label"
+    long = True
 
     def __init__(
         self,
         *,
-        rates: tuple[float, ...] = (1e-5, 2e-5, 3e-5, 5e-5),
-        epochs: int = 3,
+        rates: tuple[float, ...] = (),
+        epochs: int = 0,
         batch_size: int = 32,
         weight_decay: float = 0.01,
+        stages: int = 0,
+        layer_decay: float = 1.0,
+        share: float = 1.0,
         train_examples: int = 0,
     ) -> None:
-        if not rates or min(rates) <= 0 or epochs < 1 or batch_size < 1 or train_examples < 0:
-            raise ValueError(
-                "rates > 0, epochs ≥ 1, batch_size ≥ 1 and train_examples ≥ 0 expected, found "
-                f"{rates}, {epochs}, {batch_size} and {train_examples}"
+        if min(rates, default=1) <= 0 or batch_size < 1 or min(epochs, stages, train_examples) < 0:
+            raise UserError(
+                "rates > 0, batch_size ≥ 1, epochs, stages and train_examples ≥ 0 expected, found "
+                f"{rates}, {batch_size}, {epochs}, {stages} and {train_examples}"
             )
-        self.rates, self.epochs, self.train_examples = rates, epochs, train_examples
+        if not (0 < share <= 1 and 0 < layer_decay <= 1):
+            raise UserError(f"share, layer_decay in (0, 1] expected, found {share}, {layer_decay}")
+        self.rates, self.epochs = rates, epochs
+        self.stages, self.layer_decay = stages, layer_decay
+        self.share, self.train_examples = share, train_examples
         self.recipe = Recipe(
             "adamw", weight_decay=weight_decay, batch_size=batch_size, warmup=0.1, schedule="linear"
         )
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:
-        """Accuracy on test of the run that is best on validation."""
+        """Accuracy on test of the run and the epoch that are best on validation."""
         if any(labels(data, split).ndim != 1 for split in ("train", "validation", "test")):
             raise NotApplicable(f"{data.name}: one label per example needed, it has several")
         encoder.preprocess(data["train"][torch.zeros(1, dtype=torch.long)])  # can it read them?
-        given = reduced(data, self.train_examples, seed)
-        found = {}
-        for lr in self.rates:
-            method = self._trained(encoder, given, lr, seed, folder)
-            top1 = accuracies(*_judged(method, given["validation"]))["top1"]
-            found[lr] = float(top1.mean())
-        best = max(self.rates, key=lambda lr: found[lr])  # the first among equals
-        method = self._trained(encoder, given, best, seed, folder)
-        scores = accuracies(*_judged(method, data["test"]))
+        n = len(data["train"])
+        count = min(round(self.share * n), self.train_examples or n)
+        given = reduced(data, max(count, 1), seed)
+        images = encoder.image_size is not None
+        rates = self.rates or (IMAGE_RATES if images else TEXT_RATES)
+        epochs = self.epochs or (IMAGE_EPOCHS if images else TEXT_EPOCHS)
+        found = {
+            lr: tune(
+                encoder,
+                given,
+                replace(self.recipe, lr=lr),
+                epochs=epochs,
+                stages=self.stages,
+                decay=self.layer_decay,
+                seed=seed,
+                folder=folder / f"lr-{lr:g}",
+            )
+            for lr in rates
+        }
+        lr = max(rates, key=lambda rate: found[rate][1])  # the first among equals
+        method, _, epoch = found[lr]
+        scores = accuracies(labels(data, "test"), method.predict(data["test"]))
         return Result(
             {name: Score.mean(values) for name, values in scores.items()},
-            {"lr": best, "validation": {f"{lr:g}": value for lr, value in found.items()}},
+            {
+                "split": "validation",
+                "lr": lr,
+                "epoch": epoch,
+                "train_examples": len(given["train"]),
+                "validation": {f"{rate:g}": score for rate, (_, score, _) in found.items()},
+            },
         )
-
-    def _trained(
-        self, encoder: Encoder, data: Dataset, lr: float, seed: int, folder: Path
-    ) -> "_Classifier":
-        """The run with one learning rate, from its folder if it has ended before."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, 1))
-            method = _Classifier(copy.deepcopy(encoder), data["train"], data.classes)
-        method.recipe = replace(self.recipe, lr=lr)
-        place = folder / f"lr-{lr:g}"
-        options = Options(device=str(encoder.device))
-        train(method, place, epochs=self.epochs, seed=seed, options=options)
-        method.load_state_dict(load_state(place / "state.pt", encoder.device)["method"])
-        return method.eval()
-
-
-class _Classifier(Method):
-    """An encoder with a linear layer on top."""
-
-    paper = ""
-    modality = "any"
-
-    def __init__(self, encoder: Encoder, data: Split, classes: int) -> None:
-        super().__init__(encoder.requires_grad_(True), data)
-        self.classifier = nn.Linear(encoder.dim, classes).to(encoder.device)
-
-    def views(self, batch: Batch, random: Random) -> tuple[object, Tensor]:
-        """Inputs, of images a random crop, and labels (B,)."""
-        if self.encoder.image_size is not None:
-            return VIEWS(batch, self.encoder.image_size, random), batch.target
-        return self.encoder.preprocess(batch), batch.target
-
-    def loss(self, views: tuple[object, Tensor], progress: float) -> Tensor:
-        """−(1/B) Σ log softmax(W f(x))_y."""
-        inputs, labels = views
-        return F.cross_entropy(self.classifier(self.encoder(inputs)), labels)
-
-
-@torch.inference_mode()
-def _judged(method: _Classifier, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """True and predicted labels (n,)."""
-    found = []
-    for index in torch.arange(len(split)).split(BATCH):
-        inputs = method.encoder.preprocess(split[index].to(method.encoder.device))
-        found.append(method.classifier(method.encoder(inputs)).argmax(1).cpu().numpy())
-    assert split.labels is not None
-    return split.labels, np.concatenate(found)

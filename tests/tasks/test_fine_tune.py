@@ -2,19 +2,21 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sslbench import registry
+from sslbench import finetune, registry
 from sslbench.data.split import Dataset, Texts
+from sslbench.encoder import build
 from sslbench.errors import NotApplicable, UserError
+from sslbench.method import Recipe
+from sslbench.optim import parameter_groups
 from sslbench.pretrain import Options
-from tests.conftest import tiny_bert, tiny_images, tiny_resnet
+from tests.conftest import tiny_bert, tiny_images, tiny_resnet, tiny_vit
 from tests.tasks.test_conformance import values
-
-module = registry.task("fine_tune").run.__globals__
 
 
 def sentences(n, seed):
@@ -63,7 +65,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tmp_path, monkeypat
             raise InterruptedError
 
     dying = Options(save_seconds=0.0, log_steps=1, progress=dies)
-    monkeypatch.setitem(module, "Options", lambda **given: dying)
+    monkeypatch.setattr(finetune, "Options", lambda **given: dying)
     with pytest.raises(InterruptedError):
         make().run(encoder, texts(), seed=1, folder=tmp_path / "parts")
     monkeypatch.undo()
@@ -84,8 +86,117 @@ def test_what_does_not_apply(tmp_path):
         make().run(tiny_resnet(), data, seed=0, folder=tmp_path)
 
 
+def test_the_state_of_the_best_epoch_is_scored(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    states, scores = [], iter([0.1, 0.5, 0.9, 0.5, 0.9, 0.2])  # on validation, by epoch
+
+    def judge(labels, found):
+        return {"top1": np.array([next(scores)])}
+
+    predict = finetune.Classifier.predict
+
+    def watched(method, split):
+        states.append(method.classifier.weight.clone())
+        return predict(method, split)
+
+    monkeypatch.setattr(finetune, "correct", judge)
+    monkeypatch.setattr(finetune.Classifier, "predict", watched)
+    made = make(rates=(0.01,), epochs=6, batch_size=32)
+    result = made.run(tiny_resnet().eval(), images(), seed=0, folder=tmp_path)
+    assert result.selected["epoch"] == 3  # the first among equals
+    assert result.selected["validation"] == {"0.01": 0.9}
+    assert len(states) == 7
+    same = [torch.equal(states[-1], state) for state in states[:-1]]
+    assert same == [epoch == 3 for epoch in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("make_encoder", "expected"),
+    [
+        (tiny_resnet, [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]),
+        (
+            tiny_vit,
+            [["model.patch_embed"], ["model.blocks.0"], ["model.blocks.1", "model.norm"]],
+        ),
+    ],
+)
+def test_a_norm_belongs_to_the_stage_before_it(make_encoder, expected):
+    assert finetune.parts_by_stage(make_encoder()) == expected
+
+
+def test_rates_fall_from_stage_to_stage():
+    method = classifier(tiny_vit())
+    method.recipe = replace(method.recipe, groups=finetune.layer_rates(method.encoder, 0.5))
+    factors = {
+        name: group["factor"]
+        for group in parameter_groups(method, method.recipe)
+        for name in group["names"]
+    }
+    assert factors["classifier.weight"] == 1
+    assert factors["encoder.model.norm.weight"] == 0.5
+    assert factors["encoder.model.blocks.1.attn.qkv.weight"] == 0.5
+    assert factors["encoder.model.blocks.0.mlp.fc1.bias"] == 0.25
+    for name in ("patch_embed.proj.weight", "pos_embed", "cls_token"):
+        assert factors[f"encoder.model.{name}"] == 0.125
+    assert finetune.layer_rates(method.encoder, 1.0) == {}
+
+
+def test_the_tenth_block_is_not_taken_for_the_first():
+    encoder = build(
+        {
+            "name": "vit_tiny_patch16_224",
+            "image_size": 16,
+            "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+            "patch_size": 4,
+            "embed_dim": 16,
+            "depth": 11,
+            "num_heads": 2,
+        }
+    )
+    method = classifier(encoder)
+    recipe = replace(method.recipe, groups=finetune.layer_rates(encoder, 0.5))
+    for group in parameter_groups(method, recipe):
+        for name in group["names"]:
+            if name.startswith("encoder.model.blocks."):
+                assert group["factor"] == 0.5 ** (11 - int(name.split(".")[3]))
+
+
+def classifier(encoder, stages=0):
+    return finetune.Classifier(encoder, images(), stages, Path("nowhere"))
+
+
+def test_only_the_last_stages_are_trained_and_their_statistics(tmp_path):
+    torch.manual_seed(0)
+    encoder = tiny_resnet().eval()
+    recipe = Recipe("adamw", lr=1e-3, batch_size=16)
+    method, _, _ = finetune.tune(
+        encoder, images(), recipe, epochs=1, stages=2, seed=0, folder=tmp_path
+    )
+    before, after = encoder.state_dict(), method.encoder.state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"layer3", "layer4"}
+    assert not torch.equal(before["layer3.0.bn1.running_mean"], after["layer3.0.bn1.running_mean"])
+
+
+def test_a_share_of_the_labels(tmp_path):
+    torch.manual_seed(0)
+    given = make(rates=(1e-3,), epochs=1, share=0.25, batch_size=8)
+    result = given.run(tiny_resnet().eval(), images(), seed=0, folder=tmp_path)
+    assert result.selected["train_examples"] == 16
+
+
+def test_more_stages_than_there_are(tmp_path):
+    with pytest.raises(NotApplicable, match="5 stages, 6 are to be trained"):
+        make(stages=6).run(tiny_resnet().eval(), images(), seed=0, folder=tmp_path)
+
+
 def test_wrong_settings():
-    with pytest.raises(ValueError, match="rates > 0, epochs ≥ 1"):
-        make(rates=())
+    for wrong in ({"rates": (0.0,)}, {"epochs": -1}, {"batch_size": 0}, {"stages": -1}):
+        with pytest.raises(UserError, match="rates > 0, batch_size ≥ 1"):
+            make(**wrong)
+    for wrong in ({"share": 0.0}, {"share": 1.5}, {"layer_decay": 0.0}):
+        with pytest.raises(UserError, match=r"share, layer_decay in \(0, 1\] expected"):
+            make(**wrong)
     with pytest.raises(UserError, match="no setting 'rate'; did you mean 'rates'"):
         registry.settings(registry.task("fine_tune"), {"rate": 1.0})
