@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sslbench.leaderboard import tables, text
+from sslbench.leaderboard import notes, tables, text
 from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.leaderboard.pairs import heat_maps
 from sslbench.records import Checkpoint, Record
@@ -27,6 +27,7 @@ def page(board: Board) -> str:
     )
     rows = text.order(board)
     scales = {column: _scale(board, column) for column in board.columns}
+    noted = {column: notes.of_column(board, column) for column in board.columns}
     csv = tables.csv(tables.wide(board)).encode()
     return environment.get_template("page.html.j2").render(
         board=board,
@@ -36,6 +37,7 @@ def page(board: Board) -> str:
         position=_position,
         place=lambda column, value: _position(scales[column], value),
         heat_maps=heat_maps(board),
+        notes=noted,
         marks={cell.mark for cell in board.cells.values() if cell.mark},
         empty={cell.status for cell in board.cells.values()} - {"ok"},
         csv=base64.b64encode(csv).decode(),

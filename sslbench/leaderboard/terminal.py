@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sslbench.leaderboard import text
+from sslbench.leaderboard import notes, text
 from sslbench.leaderboard.board import Board, Cell, Column
 
 NAME_WIDTH = 24  # a longer name may be broken in a narrow terminal
@@ -56,6 +56,8 @@ def _legend(board: Board) -> list[str]:
     lines += ["± half of the 95 % interval over the examples", text.subject(board)]
     if board.shared:
         lines.append("rows in the order of their mean rank")
+    for column in board.columns:
+        lines += [f"{column.task}/{column.dataset}: {n}" for n in notes.of_column(board, column)]
     reasons: defaultdict[str, list[str]] = defaultdict(list)
     for (row, column), cell in board.cells.items():
         if cell.status in ("failed", "not_applicable"):
