@@ -61,6 +61,8 @@ class Task(ABC):
         modality: of the encoders that it takes: "image", "text", "image_text", or "any".
         target: kind of target that the dataset must carry, None for none.
         higher_is_better: direction of the headline metric, None where it has none.
+        long: takes many passes over the data or trains the network; `sslbench evaluate` runs it
+            only if it is named.
     """
 
     paper: ClassVar[str]
@@ -69,6 +71,7 @@ class Task(ABC):
     modality: ClassVar[str] = "image"
     target: ClassVar[str | None] = "label"
     higher_is_better: ClassVar[bool | None] = True
+    long: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:

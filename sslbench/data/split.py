@@ -200,7 +200,7 @@ def _length(text: str | tuple[str, ...]) -> int:
 
 
 def with_targets(split: Split, targets: Sequence[Any], name: str) -> Split:
-    """A split whose targets are n `Boxes`, masks (H, W) uint8, or the like; `name` is their hash."""
+    """A split whose n targets are `Boxes` or masks (H, W) uint8; `name` is their hash."""
     if len(targets) != len(split):
         raise ValueError(f"{len(split)} examples, but {len(targets)} targets")
     return split.map(partial(_give, targets), name)
