@@ -40,7 +40,8 @@ def plan(grid: Grid, path: Path) -> list[Work]:
         ]
 
     protocols = [_protocol(grid, name, of, path) for name, of in tasks.items()]
-    wanted = {name: _datasets(grid, name, of, path) for name, of in tasks.items()}
+    targets = {name: data.targets for name, data in datasets.items()}
+    wanted = {name: _datasets(grid, name, of, path, targets) for name, of in tasks.items()}
     for run in _pretrainings(grid, path):
         out.append(Work(run, evaluations(run.key, *run.at, 1.0)))
     for table in grid.checkpoint:
@@ -118,10 +119,16 @@ def _protocol(grid: Grid, name: str, of: str, path: Path) -> tuple[str, str, int
     return name, of, cls.version, registry.plain(settings)
 
 
-def _datasets(grid: Grid, name: str, of: str, path: Path) -> list[str]:
-    """What a task is run on: all of the grid's datasets, or its own choice of them."""
-    known = grid.evaluate.datasets
-    given = _override(grid, name, of).get("datasets", known)
+def _datasets(
+    grid: Grid, name: str, of: str, path: Path, targets: dict[str, tuple[str, ...]]
+) -> list[str]:
+    """What a task is run on: its own choice of the grid's datasets, or those with its targets.
+
+    Where none has them, all: the records say so.
+    """
+    known, needed = grid.evaluate.datasets, registry.task(of).target
+    fitting = [dataset for dataset in known if needed is None or needed in targets[dataset]]
+    given = _override(grid, name, of).get("datasets", fitting or known)
     if not isinstance(given, list) or not given or not set(given) <= set(known):
         found = f"datasets = {given!r}; some of [evaluate]'s expected: {', '.join(known)}"
         raise UserError(f"{line_of(path, 'override', name)}: {found}")

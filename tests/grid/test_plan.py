@@ -43,18 +43,38 @@ def test_a_setting_changes_the_key_of_its_method_only(planned):
     assert before["untrained"] == after["untrained"]
 
 
-def test_a_task_can_be_run_on_some_of_the_datasets(planned, tmp_path):
+@pytest.fixture
+def both(tmp_path):
+    """A grid of three tasks on digits, which have labels, and on documents, which have none."""
     (tmp_path / "texts.txt").write_text("a document\n\n" * 30)
-    both = f'["digits", "text:{tmp_path}/texts.txt"]'
-    text = GOOD.replace('["knn"]\ndatasets = ["digits"]', f'["knn", "few_shot"]\ndatasets = {both}')
-    own = '[override.few_shot]\ndatasets = ["digits"]\n'
-    before, after = (planned(given)[0].cells for given in (text, text + own))
-    assert [cell for cell in before if cell.protocol == "knn" or cell.dataset == "digits"] == after
-    assert len(after) == 3
+    datasets = f'["digits", "text:{tmp_path}/texts.txt"]'
+    tasks = '["knn", "representation", "segmentation"]'
+    return GOOD.replace('["knn"]\ndatasets = ["digits"]', f"{tasks}\ndatasets = {datasets}")
+
+
+def of_tasks(work):
+    return [(cell.protocol, cell.dataset.partition(":")[0]) for cell in work[0].cells]
+
+
+def test_a_task_is_run_on_the_datasets_that_have_its_targets(planned, both):
+    """If there is none, on all: a record each says that it does not apply."""
+    assert of_tasks(planned(both)) == [
+        ("knn", "digits"),
+        ("representation", "digits"),
+        ("representation", "text"),
+        ("segmentation", "digits"),
+        ("segmentation", "text"),
+    ]
+
+
+def test_a_task_can_be_run_on_some_of_the_datasets(planned, both):
+    own = '[override.representation]\ndatasets = ["digits"]\n'
+    before, after = (of_tasks(planned(given)) for given in (both, both + own))
+    assert [cell for cell in before if cell != ("representation", "text")] == after
     with pytest.raises(
         UserError, match=r"line 19: datasets = \['mnist'\]; some of .*: digits, text:"
     ):
-        planned(text + own.replace("digits", "mnist"))
+        planned(both + own.replace("digits", "mnist"))
 
 
 def test_a_variant_is_a_row_of_its_own(planned):
