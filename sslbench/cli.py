@@ -1,6 +1,10 @@
 """What the commands share: settings as text, tables and progress on the terminal."""
 
+import json
 import tomllib
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from sslbench.errors import UserError
@@ -86,3 +90,45 @@ class Progress:
         shown = {"loss": "{:.4f}", "rankme": "{:.1f}", "images_per_second": "{:.0f}"}
         text = "  ".join(f"{k} {f.format(line[k])}" for k, f in shown.items() if k in line)
         self.bar.update(self.task, completed=done, total=of, text=text)
+
+
+class CellProgress(Progress):
+    """The cell that is being computed; of one that trains, the last line of its log."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.folder: Path | None = None
+        self.ended = Event()
+        self.reader = Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "CellProgress":
+        super().__enter__()
+        if not self.bar.disable:
+            self.reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        super().__exit__()
+
+    def cell(self, number: int, of: int, name: str, folder: Path) -> None:
+        """Show that the cell `number` of `of` begins, whose work in progress is in `folder`."""
+        self.folder = folder
+        self.bar.update(self.task, description=name, completed=number, total=of, text="")
+
+    def _follow(self) -> None:
+        while not self.ended.wait(1.0):
+            if self.folder is not None and (line := last_line(self.folder)):
+                text = f"step {line['step']}  loss {line['loss']:.4f}"
+                left = f"{line['remaining_seconds']:.0f} s left in this run"
+                self.bar.update(self.task, text=f"{text}  {left}")
+
+
+def last_line(folder: Path) -> dict[str, Any] | None:
+    """The last whole line of the newest training log below a folder, if there is one."""
+    logs = sorted(folder.rglob("log.jsonl"), key=lambda path: path.stat().st_mtime)
+    for text in reversed(logs[-1].read_text(encoding="utf-8").splitlines() if logs else []):
+        with suppress(json.JSONDecodeError):  # half a line
+            found: dict[str, Any] = json.loads(text)
+            return found
+    return None

@@ -1,6 +1,7 @@
 """One pretraining run or one evaluation outside a grid, with the same keys, steps and numbers."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,17 +117,19 @@ def evaluate(
     seed: int,
     out: Path | None,
     cpus: int | None,
+    report: Callable[[int, int, str, Path], None],
 ) -> list[Record]:
     """Evaluate a checkpoint folder, as a grid would.
 
     Args:
         path: of the checkpoint.
-        tasks: names; empty for all that take the encoder's modality.
+        tasks: names; empty for all that take the encoder's modality and do not train it.
         datasets: names; empty for the pretraining dataset.
         given: settings by task, or of the only task.
         seed: of what the protocols leave to chance.
         out: run folder for the records, None to keep none.
         cpus: threads, None for all cores.
+        report: called with (number, number of cells, name, folder of its work) before each cell.
 
     Raises:
         UserError: a wrong name or setting, or no checkpoint.
@@ -135,7 +138,7 @@ def evaluate(
     for name in tasks:
         registry.entry("tasks", name)
     encoder, about = load_encoder(located(str(path), Path()))
-    names = tasks or [name for name in known if _takes(registry.task(name), encoder)]
+    names = tasks or [name for name in known if _usual(registry.task(name), encoder)]
     if len(names) == 1 and names[0] not in given:
         given = {names[0]: given}
     for name in given:
@@ -165,15 +168,16 @@ def evaluate(
                 )
             )
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _records(encoder, checkpoint, cells, out, cpus)
+    return _records(encoder, checkpoint, cells, out, cpus, report)
 
 
-def _takes(task: type[Task], encoder: Encoder) -> bool:
+def _usual(task: type[Task], encoder: Encoder) -> bool:
+    """Whether a task runs unasked: it takes the encoder and does not take long."""
     try:
         suited(task, encoder)
     except NotApplicable:
         return False
-    return True
+    return not task.long
 
 
 def _records(
@@ -182,16 +186,19 @@ def _records(
     cells: list[Evaluation],
     out: Path | None,
     cpus: int | None,
+    report: Callable[[int, int, str, Path], None],
 ) -> list[Record]:
     records = []
     with threads(cpus or os.cpu_count() or 1), tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         store = Store(folder / "records")
-        for cell in cells:
+        for number, cell in enumerate(cells):
             work = folder / "work" / cell.key[:2] / cell.key
+            report(number, len(cells), f"{cell.task} on {cell.dataset}", work)
             data = load(cell.dataset)
             record, examples = evaluate_cell(encoder, checkpoint, cell, data, work)
             records.append(store.put(record, examples))
+            shutil.rmtree(work, ignore_errors=True)
     return records
 
 

@@ -7,6 +7,11 @@ import sys
 
 import pytest
 
+from sslbench import registry
+from sslbench.cli import last_line
+from sslbench.single import _usual as usual
+from tests.conftest import tiny_resnet
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
@@ -195,3 +200,21 @@ def test_two_processes_of_torchrun_train_what_one_does(tmp_path):
         losses.append(run["outcome"]["loss"])
     # In float32 rounding grows with every step; the conformance suite compares in float64.
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_long_tasks_run_only_if_they_are_named():
+    encoder = tiny_resnet()
+    unasked = {name for name in registry.entries("tasks") if usual(registry.task(name), encoder)}
+    assert unasked >= {"knn", "linear_probe", "few_shot", "clustering", "retrieval", "invariance"}
+    assert unasked.isdisjoint({"fine_tune", "transfer", "detection", "segmentation", "robustness"})
+    assert "tagging" not in unasked  # it takes texts
+
+
+def test_the_progress_of_a_task_that_trains_is_in_its_newest_log(tmp_path):
+    assert last_line(tmp_path) is None
+    for age, name in ((0, "new"), (1_000, "old")):
+        path = tmp_path / name / "log.jsonl"
+        path.parent.mkdir()
+        path.write_text(f'{{"step": {age + 1}}}\n{{"step": {age + 2}}}\n{{"step": ')
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - age))
+    assert last_line(tmp_path) == {"step": 2}
