@@ -14,7 +14,7 @@ from sslbench.data.feed import read_ahead
 from sslbench.data.split import Joined, Split
 from sslbench.encoder import Encoder
 from sslbench.hashing import digest, file_sha256
-from sslbench.storage import cache_root, write_atomic, write_json
+from sslbench.storage import cache_root, write_array, write_json
 
 EXTRACTOR_VERSION = 1
 BATCH = 256
@@ -102,13 +102,8 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path]:
 
 def _write(folder: Path, name: str, array: np.ndarray) -> None:
     """The array first, then its manifest."""
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-
     data, manifest = _paths(folder, name)
-    write_atomic(data, save)
+    write_array(data, array)
     write_json(manifest, {"shape": list(array.shape), "sha256": file_sha256(data)})
 
 

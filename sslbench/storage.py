@@ -7,7 +7,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def cache_root() -> Path:
@@ -51,6 +54,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; a NaN or infinity is an error, because JSON has none."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """Write a .npy file atomically."""
+    import numpy as np
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # or NumPy would add a suffix to the name
+            np.save(file, array)
+
+    write_atomic(path, save)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -34,6 +35,9 @@ OWN = {
 }
 
 
+RUNS = count()
+
+
 def make(name, **settings):
     cls = registry.task(name)
     known = registry.settings(cls, {})
@@ -42,7 +46,10 @@ def make(name, **settings):
 
 
 def run(name, encoder, data, tmp_path, seed=0):
-    return make(name).run(encoder, data, seed=seed, folder=tmp_path)
+    """From the start: in a folder without work in progress."""
+    folder = tmp_path / f"work-{next(RUNS)}"
+    folder.mkdir(parents=True)
+    return make(name).run(encoder, data, seed=seed, folder=folder)
 
 
 def values(result):
