@@ -119,8 +119,8 @@ def rows(plugins: Sequence[Path] = ()) -> dict[str, Row]:
 def find(name: str, plugins: Sequence[Path] = ()) -> Row:
     """The row called `name`.
 
-    "folder:PATH" is any image folder, "captions:PATH" any folder of images with captions, and
-    "text:PATH" any file of texts, or folder of them.
+    "folder:PATH" is any image folder, "captions:PATH" any folder of images with captions,
+    "coco:PATH" any folder in COCO's format, and "text:PATH" any file of texts, or folder of them.
 
     Raises:
         UserError: there is none; the nearest name is suggested.
@@ -139,12 +139,14 @@ def _all(plugins: Sequence[Path]) -> Iterator[tuple[str, Row]]:
     from importlib.metadata import entry_points
 
     from sslbench.data.builtin import BUILT_IN
+    from sslbench.data.builtin_detection import DETECTION
     from sslbench.data.builtin_image_text import IMAGE_TEXT
     from sslbench.data.builtin_official import OFFICIAL
+    from sslbench.data.builtin_segmentation import SEGMENTATION
     from sslbench.data.builtin_text import TEXT
     from sslbench.data.builtin_words import WORDS
 
-    for row in (*BUILT_IN, *TEXT, *IMAGE_TEXT, *OFFICIAL, *WORDS):
+    for row in (*BUILT_IN, *DETECTION, *TEXT, *IMAGE_TEXT, *OFFICIAL, *SEGMENTATION, *WORDS):
         yield "sslbench", row
     for point in entry_points(group="sslbench.datasets"):
         yield f"entry point {point.value}", _checked(point.load(), point.value, point.name)
@@ -202,6 +204,18 @@ def _captions(path: Path) -> Row:
     )
 
 
+def _coco(path: Path) -> Row:
+    return Row(
+        name=f"coco:{path}",
+        description="Images with objects in boxes, in COCO's format",
+        licence="that of the images",
+        source=str(path),
+        loader="sslbench.data.sources.coco:load",
+        targets=("boxes",),
+        options={"path": path},
+    )
+
+
 def _text(path: Path) -> Row:
     from sslbench.data.tabular import text_columns, text_files
 
@@ -219,4 +233,4 @@ def _text(path: Path) -> Row:
     )
 
 
-_OWN = {"folder": _folder, "captions": _captions, "text": _text}
+_OWN = {"folder": _folder, "captions": _captions, "coco": _coco, "text": _text}

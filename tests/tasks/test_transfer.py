@@ -12,7 +12,7 @@ from tests.conftest import tiny_resnet
 from tests.tasks.conftest import Flat, balanced, dataset
 from tests.tasks.test_fine_tune import images
 
-QUICK = {"rates": (1e-3, 3e-3), "epochs": 3, "few_epochs": 6, "few": 0.5, "batch_size": 8}
+QUICK = {"rates": (1e-3, 3e-3), "epochs": 2, "few_epochs": 3, "few": 0.5, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def test_the_adaptation_is_the_best_on_validation(outcome):
         assert result.scores[headline].value == own.value
 
 
-@pytest.mark.parametrize(("amount", "epochs"), [("many", 3), ("few", 6)])
+@pytest.mark.parametrize(("amount", "epochs"), [("many", 2), ("few", 3)])
 def test_the_cells_are_those_of_fine_tune_and_linear_probe(outcome, amount, epochs, tmp_path):
     encoder, result = outcome
     data = images() if amount == "many" else reduced(images(), 32, 1)
-    alone = registry.task("fine_tune")(rates=QUICK["rates"], epochs=epochs, batch_size=8)
+    alone = registry.task("fine_tune")(rates=QUICK["rates"], epochs=epochs, batch_size=16)
     expected = alone.run(encoder, data, seed=1, folder=tmp_path / "all")
     assert result.scores[f"{amount}_tune_all"].value == expected.scores["top1"].value
     assert result.selected[amount]["tune_all"]["lr"] == expected.selected["lr"]
-    last = registry.task("fine_tune")(rates=QUICK["rates"], epochs=epochs, batch_size=8, stages=1)
+    last = registry.task("fine_tune")(rates=QUICK["rates"], epochs=epochs, batch_size=16, stages=1)
     expected = last.run(encoder, data, seed=1, folder=tmp_path / "last")
     assert result.scores[f"{amount}_tune_last"].value == expected.scores["top1"].value
     probe = registry.task("linear_probe")(layer="all")
