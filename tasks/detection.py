@@ -25,6 +25,7 @@ from sslbench.checkpoint import load_state
 from sslbench.data.split import Batch, Boxes, Dataset, Split
 from sslbench.detector import Detector, flipped
 from sslbench.encoder import Encoder
+from sslbench.errors import UserError, suggest
 from sslbench.method import Method, Recipe
 from sslbench.pretrain import Options, train
 from sslbench.random import Random, mix
@@ -44,6 +45,9 @@ class Detection(Task):
         epochs: passes over the training images.
         batch_size: images of a step.
         weight_decay: of the weights.
+        encoder_rate: factor of the learning rate for the encoder's weights, when it is trained; a
+            tenth as in DETR, arXiv:2005.12872: at the rate that new layers need, it loses more than
+            it learns.
         side: shorter side in pixels to which images are scaled; 0: their own size.
     """
 
@@ -61,19 +65,27 @@ class Detection(Task):
         epochs: int = 12,
         batch_size: int = 8,
         weight_decay: float = 0.05,
+        encoder_rate: float = 0.1,
         side: int = 0,
     ) -> None:
         if adaptation not in ADAPTATIONS:
-            raise ValueError(f"adaptation {adaptation!r}; allowed: {', '.join(ADAPTATIONS)}")
-        if not rates or min(rates) <= 0 or min(trials, epochs, batch_size) < 1 or side < 0:
-            raise ValueError(
-                "rates > 0, trials, epochs and batch_size ≥ 1 and side ≥ 0 expected, found "
-                f"{rates}, {trials}, {epochs}, {batch_size} and {side}"
+            raise UserError(f"adaptation {adaptation!r}; {suggest(adaptation, list(ADAPTATIONS))}")
+        if not rates or min(*rates, encoder_rate) <= 0:
+            raise UserError(f"rates, encoder_rate > 0 expected, found {rates} and {encoder_rate}")
+        if min(trials, epochs, batch_size) < 1 or side < 0:
+            raise UserError(
+                "trials, epochs and batch_size ≥ 1 and side ≥ 0 expected, found "
+                f"{trials}, {epochs}, {batch_size} and {side}"
             )
         self.frozen, self.trials, self.rates = adaptation == "frozen", trials, rates
         self.epochs, self.side = epochs, side
         self.recipe = Recipe(
-            "adamw", weight_decay=weight_decay, batch_size=batch_size, warmup=0.1, clip=10.0
+            "adamw",
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            warmup=0.1,
+            clip=10.0,
+            groups={"encoder.": {"lr": encoder_rate}},
         )
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:
@@ -96,7 +108,7 @@ class Detection(Task):
         stderr = float(each.std(ddof=1)) / self.trials**0.5 if self.trials > 1 else None
         scores["map_over_trials"] = Score(float(each.mean()), self.trials, stderr)
         chosen = {f"{lr:g}": value for lr, value in found.items()}
-        return Result(scores, {"lr": best, "validation": chosen})
+        return Result(scores, {"split": "validation", "lr": best, "validation": chosen})
 
     def chance(self, data: Dataset) -> float:
         """Boxes at random find next to nothing."""

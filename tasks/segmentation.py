@@ -79,7 +79,7 @@ class Segmentation(Task):
             raise UserError(f"layers {layers!r}; {suggest(layers, ['all', 'last'])}")
         rates = rates or RATES[adaptation]
         if min(rates) <= 0 or size < 0 or min(epochs, batch_size, trials) < 1:
-            raise ValueError(
+            raise UserError(
                 "rates > 0, size ≥ 0, epochs ≥ 1, batch_size ≥ 1 and trials ≥ 1 expected, found "
                 f"{rates}, {size}, {epochs}, {batch_size} and {trials}"
             )
@@ -102,6 +102,7 @@ class Segmentation(Task):
         return Result(
             _scores(matrices, data.class_names),
             {
+                "split": "validation",
                 "lr": best,
                 "size": runs[0].size,
                 "validation": {f"{lr:g}": value for lr, value in found.items()},

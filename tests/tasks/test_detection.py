@@ -267,21 +267,22 @@ def small_resnet():
     return build({"name": "resnet18", "width": 4, **config}).eval()
 
 
-def test_bright_squares_are_found(tmp_path):
+@pytest.mark.parametrize(("adaptation", "least"), [("frozen", 0.4), ("fine_tuned", 0.7)])
+def test_bright_squares_are_found(adaptation, least, tmp_path):
     encoder = small_resnet()
     before = weights_hash(encoder)
-    result = make().run(encoder, data(), seed=0, folder=tmp_path)
+    result = make(adaptation=adaptation).run(encoder, data(), seed=0, folder=tmp_path)
     torch.manual_seed(0)
     untrained = Detector(small_resnet(), 1, frozen=True)
     test = data()["test"][torch.arange(16)]
     guessed = untrained.detect([image.float() / 255 for image in test.images])
     assert AveragePrecision(test.target, guessed, 1).values()["map50"] < 0.2
-    assert result.scores["map50"].value > 0.4
+    assert result.scores["map50"].value > least
     assert weights_hash(encoder) == before
     assert not encoder.training
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(parameter.requires_grad for parameter in encoder.parameters())
-    assert outcome(tmp_path)["weights_hash"] == before
+    assert (outcome(tmp_path)["weights_hash"] == before) == (adaptation == "frozen")
 
 
 def outcome(folder):
@@ -366,10 +367,13 @@ def test_what_does_not_apply(tmp_path):
 
 def test_wrong_settings():
     cls = registry.task("detection")
-    with pytest.raises(ValueError, match="adaptation 'linear'; allowed: frozen, fine_tuned"):
+    with pytest.raises(UserError, match=r"adaptation 'linear'; .*allowed: fine_tuned, frozen"):
         make(adaptation="linear")
-    for wrong in ({"rates": ()}, {"trials": 0}, {"epochs": 0}, {"side": -1}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="rates > 0, trials, epochs and batch_size ≥ 1"):
+    for wrong in ({"rates": ()}, {"rates": (0.0,)}, {"encoder_rate": 0.0}):
+        with pytest.raises(UserError, match="rates, encoder_rate > 0 expected"):
+            make(**wrong)
+    for wrong in ({"trials": 0}, {"epochs": 0}, {"side": -1}, {"batch_size": 0}):
+        with pytest.raises(UserError, match="trials, epochs and batch_size ≥ 1"):
             make(**wrong)
     with pytest.raises(UserError, match="no setting 'epoch'; did you mean 'epochs'"):
         registry.settings(cls, {"epoch": 1})

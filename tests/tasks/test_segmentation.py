@@ -321,7 +321,7 @@ def test_wrong_settings():
     with pytest.raises(UserError, match="layers 'first'"):
         make(layers="first")
     for wrong in ({"rates": (0.0,)}, {"size": -1}, {"epochs": 0}, {"trials": 0}):
-        with pytest.raises(ValueError, match="rates > 0, size ≥ 0, epochs ≥ 1"):
+        with pytest.raises(UserError, match="rates > 0, size ≥ 0, epochs ≥ 1"):
             make(**wrong)
     with pytest.raises(UserError, match="no setting 'rate'; did you mean 'rates'"):
         registry.settings(registry.task("segmentation"), {"rate": 1.0})
