@@ -8,6 +8,7 @@ writes tables into the pages, each between its two markers, `<!-- NAME -->` and 
 writes.
 """
 
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -248,6 +249,30 @@ def methods() -> str:
     return table(["method", "idea", "paper", "pseudo-label", "settings", "measured"], lines)
 
 
+def tasks() -> str:
+    """One row per protocol, from its file."""
+    lines = []
+    for name, entry in registry.entries("tasks").items():
+        about = entry.describe()
+        settings = registry.plain(registry.settings(registry.task(name), {}))
+        texts = {key: json.dumps(value, ensure_ascii=False) for key, value in settings.items()}
+        plain = [f"{key}={text if len(text) < 40 else '…'}" for key, text in texts.items()]
+        lines.append(
+            [
+                f"[{name}](../tasks/{name}.py)",
+                about["summary"].partition(": ")[2].removesuffix("."),
+                f"`{about['metric']}`",
+                str(about["version"]),
+                about["paper"],
+                about["modality"].replace("_", "–"),
+                about["target"] or "–",
+                ", ".join(plain) or "–",
+            ]
+        )
+    head = ["task", "what", "headline", "version", "paper", "encoders of", "targets", "settings"]
+    return table(head, lines)
+
+
 def verdicts(board: str) -> str:
     """Which methods of a board learn: whose interval over the same encoder untrained is above 0."""
     knn, linear = column(board, KNN), column(board, LINEAR)
@@ -310,6 +335,7 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     """File, name of what stands in it, and what writes it."""
     docs = ROOT / "docs"
     yield docs / "methods.md", "methods", methods
+    yield docs / "tasks.md", "tasks", tasks
     far: list[Names] = [("knn", "koppen", None), ("linear_probe", "koppen", None)]
     wanted, pixels = [KNN, LINEAR, BEST_LAYER, *far], ("pixels", LINEAR)
     yield docs / "methods.md", VISION, lambda: scores(VISION, rows(VISION), wanted, pixels)
