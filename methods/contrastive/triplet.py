@@ -13,6 +13,11 @@ taken: the least hard one.
 Differs from the paper: momentum and a cosine schedule instead of AdaGrad; the mean over triplets
 instead of their sum.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.172 [.124, .220] to .411, linear +.143
+[.119, .168] to .427, at the best layer +.060 [.043, .077] to .486; linear, less `pixels`: +.050
+[.029, .071].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): margin 0.5 .388 and .434, 0.2 .383 and .422.
 """

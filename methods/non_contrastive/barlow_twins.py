@@ -11,6 +11,11 @@ weights only, does not see the scale of their gradient if the weight decay is sc
 Differs from the paper: the learning rate falls to 0 instead of a thousandth; crops are resized
 bilinearly.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.105 [.056, .153] to .344, linear +.100
+[.062, .139] to .384, at the best layer +.018 [−.008, .044] to .444; linear, less `pixels`: +.007
+[−.029, .043].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): LARS at the paper's scale .363 and .410, SGD at scale 1 .239 and .302.
 """

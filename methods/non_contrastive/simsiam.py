@@ -9,6 +9,11 @@ Differs from the paper: biases and norms do not decay; the last norm of a residu
 initial scale of 1 instead of 0. The last norm of the projector has no affine parameters, as in the
 authors' code.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.074 [.021, .126] to .313, linear +.075
+[.047, .104] to .359, at the best layer +.054 [.033, .075] to .480; linear, less `pixels`: −.018
+[−.044, .008].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): LARS .323 and .368; mean of both .346, of LARS at saturation 0.4 .301, AdamW .292, SGD
 at three rates .20 to .23.

@@ -11,6 +11,11 @@ instead of in two steps at the end; the warmup of 500 steps is a share of them; 
 a sub-batch is whitened as a whole; crops come before the change of colours, bilinearly. Covariances
 are factorised in double precision, whatever the precision of the embeddings.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.116 [.051, .182] to .356, linear +.097
+[−.038, .232] to .380, at the best layer +.014 [−.003, .030] to .440; linear, less `pixels`: +.004
+[−.131, .139].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): dim 64 .383 and .435, 32 .379 and .417.
 """

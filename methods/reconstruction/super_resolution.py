@@ -12,6 +12,11 @@ inpainting's, smaller than the paper's, and takes its step at the same time as t
 learning rate falls along a cosine instead of once to a tenth; flips, and crops that are resized
 instead of cut out at full resolution.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 10 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.109 [.059, .158] to .348, linear +.087
+[.063, .112] to .371, at the best layer +.017 [.000, .034] to .443; linear, less `pixels`: −.006
+[−.025, .013].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): .372 and .359. A decoder whose output is added to the enlarged image, which leaves the
 encoder nothing to say, .237 and .267 (factor 2 .225 and .257, without adversary .223 and .243),
