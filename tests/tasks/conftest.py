@@ -21,6 +21,7 @@ class Flat(Encoder):
         self.dim, self.image_size = 3 * SIZE * SIZE, SIZE
         self.config = {"name": "flat", "image_size": SIZE}
         self.norm = nn.BatchNorm1d(self.dim)
+        self.parts = ("norm",)
 
     def preprocess(self, batch: Batch) -> Tensor:
         assert batch.images is not None

@@ -70,7 +70,6 @@ def test_an_encoder_of_one_layer_has_no_earlier_one(tmp_path):
 
     quick = {**QUICK, "rates": (1e-2,), "epochs": 1, "few_epochs": 1}
     made = Single().eval()
-    made.parts = ("norm",)
     data = dataset(balanced(train=8, test=8))
     result = Transfer(**quick).run(made, data, seed=0, folder=tmp_path)
     assert not any(name.endswith("linear_earlier") for name in result.scores)
