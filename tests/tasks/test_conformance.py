@@ -32,6 +32,7 @@ SMALL = {  # settings that make a task slow, or that training takes too long to 
 OWN = {
     "linear_probe_sgd": {"epochs": 60, "batch_size": 16},  # rates that are made for many steps
     "robustness": {"corruptions": ("gaussian_noise", "brightness"), "severities": (1, 2)},
+    "transfer": {"few": 0.5, "few_epochs": 20, "batch_size": 16},  # a tenth is 12 examples
 }
 
 
