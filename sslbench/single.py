@@ -152,7 +152,12 @@ def evaluate(
     cells = []
     for name in names:
         cls = registry.task(name)
-        settings = registry.plain(registry.settings(cls, given.get(name, {})))
+        checked = registry.settings(cls, given.get(name, {}))
+        try:
+            cls(**checked)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+        settings = registry.plain(checked)
         for dataset in data:
             cells.append(
                 Evaluation(

@@ -202,6 +202,13 @@ def test_two_processes_of_torchrun_train_what_one_does(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_a_task_s_wrong_setting_is_refused_before_anything_runs(trained, tmp_path):
+    words = ("evaluate", trained / "run", "--task", "clustering", "--set", "restarts=0")
+    line = fails(*words, "--out", tmp_path / "out", SSLBENCH_CACHE=str(trained / "cache"))
+    assert line == "sslbench: restarts ≥ 1 expected, found 0"
+    assert not (tmp_path / "out").exists()
+
+
 def test_long_tasks_run_only_if_they_are_named():
     encoder = tiny_resnet()
     unasked = {name for name in registry.entries("tasks") if usual(registry.task(name), encoder)}
