@@ -3,7 +3,7 @@
 From maps of several scales the feature pyramid network of Lin et al., arXiv:1612.03144, in
 torchvision's implementation. From a plain vision transformer, whose maps all have one scale, the
 simple feature pyramid of Li et al. (ViTDet), arXiv:2203.16527, section 3: its last map alone,
-brought to four scales.
+brought to four scales, from a quarter of its stride on, or from 2 pixels where that is less.
 
 All convolutions are followed by batch norm, as in MoCo's transfer (arXiv:1911.05722, section 4.2):
 the features of different methods differ in magnitude, which would otherwise decide for them.
@@ -48,7 +48,7 @@ class Pyramid(nn.Module):
         self.plain = len({shape[1:] for shape in shapes}) == 1
         if self.plain:
             stride = round(size / shapes[-1][1])
-            finest = 2 if stride % 4 == 0 else 1 if stride % 2 == 0 else 0
+            finest = max(p for p in range(3) if p == 0 or (stride % 2**p == 0 and stride > 2**p))
             powers = range(finest, finest - SCALES, -1)  # maps of 2^power times the size
             self.levels: nn.Module = nn.ModuleList(
                 _resampled(dim, self.out_channels, power) for power in powers

@@ -162,7 +162,7 @@ def some(n=2):
 
 
 @pytest.mark.parametrize(
-    ("make", "strides"), [(tiny_resnet, [1, 2, 4, 8]), (tiny_vit, [1, 2, 4, 8])]
+    ("make", "strides"), [(tiny_resnet, [1, 2, 4, 8]), (tiny_vit, [2, 4, 8, 16])]
 )
 def test_pyramid_has_maps_of_four_scales(make, strides):
     pyramid = Pyramid(make().eval(), frozen=True, out_channels=12)
