@@ -27,7 +27,7 @@ from sslbench.encoder import ImageEncoder, build
 from sslbench.leaderboard.board import build as built
 from sslbench.leaderboard.checks import grouped
 from sslbench.leaderboard.differences import Measured, difference, measured
-from sslbench.leaderboard.pairs import heat_maps
+from sslbench.leaderboard.figures import heat_maps
 from sslbench.random import Random
 from sslbench.records import Checkpoint, Record, read_records
 from sslbench.statistics import Difference
@@ -213,10 +213,10 @@ def composition(board: str, wanted: Names) -> str:
     """What each pair of parts scored; the parts alone are on the diagonal."""
     (found,) = heat_maps(built(column(board, wanted), board))
     rows = [
-        [first, *("–" if cell is None else number(cell.value) for cell in cells)]
-        for first, cells in zip(found.parts, found.cells, strict=True)
+        [first, *("–" if entry is None else number(entry.value) for entry in entries)]
+        for first, entries in found.lines
     ]
-    return table(["", *found.parts], rows)
+    return table(["", *found.head], rows)
 
 
 def rows(board: str) -> list[str]:

@@ -278,8 +278,8 @@ def parse_record(text: str) -> Record:
 def read_records(source: Path) -> list[Record]:
     """All records of a run folder, a store, or a records.jsonl, in the order of their keys.
 
-    Per-example scores of the headline metric, and of the same at the layer that is best on
-    validation, come along in `inline`.
+    Per-example scores of the headline metric come along in `inline`, and of its variants
+    (`top1_few_linear`) those that are right or wrong, a bit each, and that at the best layer.
 
     Raises:
         UserError: nothing is there, or a record is damaged.
@@ -303,8 +303,13 @@ def _with_inline(record: Record, store: Store) -> Record:
     if record.inline is not None:  # it came from a records.jsonl
         return record
     examples = store.examples(record)
-    wanted = {record.headline, f"{record.headline}_best_layer", "groups"} & examples.keys()
-    inline = {name: pack(examples[name]) for name in sorted(wanted)}
+    wanted = (record.headline, f"{record.headline}_best_layer", "groups")
+    inline = {}
+    for name in sorted(examples):
+        packed = pack(examples[name])
+        variant = name.startswith(f"{record.headline}_") and packed.startswith("bits:")
+        if name in wanted or variant:
+            inline[name] = packed
     return record.model_copy(update={"inline": inline or None})
 
 

@@ -4,7 +4,8 @@ Yosinski, Clune, Bengio, Lipson. How transferable are features in deep neural ne
 arXiv:1411.1792; Kornblith, Shlens, Le. Do Better ImageNet Models Transfer Better? CVPR 2019.
 arXiv:1805.08974 (fixed features against fine-tuning, by the number of labels).
 
-Four adaptations of one encoder, each with a share of the labels (`few_`) and with all (`many_`):
+Four adaptations of one encoder, each with a share of the labels (`top1_few_linear`, …) and with all
+of them (`top1_many_linear`, …):
 
 - `linear`: logistic regression on the last layer's features, as in linear_probe;
 - `linear_earlier`: the same on the earlier layer that is best on validation;
@@ -99,7 +100,8 @@ class Transfer(Task):
             for metric in ("top1", "mean_per_class"):
                 scores[f"{metric}{ending}"] = Score.mean(found[best].scores[metric])
             for name, adapted in found.items():
-                scores[f"{amount}_{name}"] = Score.mean(adapted.scores[data.metric])
+                each = adapted.scores[data.metric]
+                scores[f"{data.metric}_{amount}_{name}"] = Score.mean(each)
             selected[amount] = {
                 "adaptation": best,
                 "train_examples": len(given["train"]),

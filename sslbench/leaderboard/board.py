@@ -21,6 +21,7 @@ from sslbench.statistics import Array, Labels, best_and_tied, interval, over_see
 
 CellStatus = Literal["ok", "failed", "not_applicable", "not_run"]
 Interval = tuple[float, float]
+Mark = Literal["best", "tied"] | None  # tied: cannot be told from the best
 
 
 @dataclass(frozen=True, order=True)
@@ -72,7 +73,7 @@ class Cell:
         interval: 95 % over the examples, None where the protocol has none.
         seeds: value of each pretraining seed.
         over_seeds: 95 % over the pretraining seeds, None for one seed.
-        mark: "best", or "tied": cannot be told from the best.
+        mark: among the cells of its column.
         p: Holm-corrected, against the best; None where it was not tested.
     """
 
@@ -83,7 +84,7 @@ class Cell:
     interval: Interval | None = None
     seeds: dict[int, float] = field(default_factory=dict)
     over_seeds: Interval | None = None
-    mark: Literal["best", "tied"] | None = None
+    mark: Mark = None
     p: float | None = None
 
     @property

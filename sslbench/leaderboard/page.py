@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sslbench.leaderboard import notes, tables, text
 from sslbench.leaderboard.board import Board, Cell, Column, Row
-from sslbench.leaderboard.pairs import heat_maps
+from sslbench.leaderboard.figures import figures
 from sslbench.records import Checkpoint, Record
 
 Section = tuple[str, list[tuple[str, str]]]  # a heading, and labelled values
@@ -36,7 +36,7 @@ def page(board: Board) -> str:
         tasks=[(task, list(own)) for task, own in groupby(board.columns, lambda c: c.task)],
         position=_position,
         place=lambda column, value: _position(scales[column], value),
-        heat_maps=heat_maps(board),
+        figures=figures(board),
         notes=noted,
         marks={cell.mark for cell in board.cells.values() if cell.mark},
         empty={cell.status for cell in board.cells.values()} - {"ok"},

@@ -28,7 +28,7 @@ def outcome(tmp_path_factory):
 def test_every_cell_of_the_table_is_there(outcome):
     _, result = outcome
     names = ("linear", "linear_earlier", "tune_last", "tune_all")
-    cells = {f"{amount}_{name}" for amount in ("few", "many") for name in names}
+    cells = {f"top1_{amount}_{name}" for amount in ("few", "many") for name in names}
     headline = {"top1", "mean_per_class", "top1_few", "mean_per_class_few"}
     assert set(result.scores) == cells | headline
     assert result.selected["few"]["train_examples"] == 32
@@ -41,7 +41,7 @@ def test_the_adaptation_is_the_best_on_validation(outcome):
         found = result.selected[amount]
         validation = {n: v["top1"] for n, v in found.items() if isinstance(v, dict)}
         assert found["adaptation"] == max(validation, key=validation.get)
-        own = result.scores[f"{amount}_{found['adaptation']}"]
+        own = result.scores[f"top1_{amount}_{found['adaptation']}"]
         assert result.scores[headline].value == own.value
 
 
@@ -51,14 +51,14 @@ def test_the_cells_are_those_of_fine_tune_and_linear_probe(outcome, amount, epoc
     data = images() if amount == "many" else reduced(images(), 32, 1)
     alone = registry.task("fine_tune")(rates=QUICK["rates"], epochs=epochs, batch_size=16)
     expected = alone.run(encoder, data, seed=1, folder=tmp_path / "all")
-    assert result.scores[f"{amount}_tune_all"].value == expected.scores["top1"].value
+    assert result.scores[f"top1_{amount}_tune_all"].value == expected.scores["top1"].value
     assert result.selected[amount]["tune_all"]["lr"] == expected.selected["lr"]
     last = registry.task("fine_tune")(rates=QUICK["rates"], epochs=epochs, batch_size=16, stages=1)
     expected = last.run(encoder, data, seed=1, folder=tmp_path / "last")
-    assert result.scores[f"{amount}_tune_last"].value == expected.scores["top1"].value
+    assert result.scores[f"top1_{amount}_tune_last"].value == expected.scores["top1"].value
     probe = registry.task("linear_probe")(layer="all")
     expected = probe.run(encoder, data, seed=1, folder=tmp_path / "probe")
-    assert result.scores[f"{amount}_linear"].value == expected.scores["top1"].value
+    assert result.scores[f"top1_{amount}_linear"].value == expected.scores["top1"].value
     earlier = {n: v["top1"] for n, v in expected.selected["layers"].items() if n != "stage4.avg"}
     assert result.selected[amount]["linear_earlier"]["layer"] == max(earlier, key=earlier.get)
 
