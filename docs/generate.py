@@ -27,16 +27,17 @@ from sslbench.encoder import ImageEncoder, build
 from sslbench.leaderboard.board import build as built
 from sslbench.leaderboard.checks import grouped
 from sslbench.leaderboard.differences import Measured, difference, measured
-from sslbench.leaderboard.figures import heat_maps
+from sslbench.leaderboard.figures import heat_maps, transfers
+from sslbench.leaderboard.text import MARKS
 from sslbench.random import Random
-from sslbench.records import Checkpoint, Record, read_records
+from sslbench.records import Checkpoint, Record, Score, read_records
 from sslbench.statistics import Difference
 from sslbench.storage import write_text
 
 ROOT = Path(__file__).parent.parent
 Names = tuple[str, str, str | None]  # task, dataset and metric, None for the headline
 
-VISION, SMALL = "vision-methods", "vision-small"
+VISION = "vision-methods"
 MEASURED = f"Measured: leaderboards/{VISION}"
 KNN: Names = ("knn", "cifar10-mini", None)
 LINEAR: Names = ("linear_probe", "cifar10-mini", None)
@@ -219,6 +220,51 @@ def composition(board: str, wanted: Names) -> str:
     return table(["", *found.head], rows)
 
 
+def adaptations(board: str) -> str:
+    """What each adaptation of each row reached, for each dataset and amount of labels."""
+    parts = []
+    for found in transfers(built(published(board), board)):
+        lines = [
+            [name, *("–" if e is None else f"{MARKS[e.mark]} {e.score} {e.half}" for e in entries)]
+            for name, entries in found.lines
+        ]
+        parts.append(f"{found.caption}:\n\n{table(['', *found.head], lines)}")
+    return "\n\n".join(parts)
+
+
+def over_trials(board: str, wanted: list[tuple[str, str, str]]) -> str:
+    """Scores with the intervals over examples and over trials, and the gain over `untrained`.
+
+    Args:
+        board: a leaderboard.
+        wanted: its columns: task, dataset and the score over trials.
+    """
+    by_column, names = columns(published(board)), rows(board)
+    head, cells = ["", *(f"{task}<br>{dataset}" for task, dataset, _ in wanted)], []
+    for name in names:
+        line = [name]
+        for task, dataset, metric in wanted:
+            done = [r for r in by_column[task, dataset] if r.checkpoint.name == name]
+            found = next((r for r in done if r.status == "ok"), None)
+            if found is None:
+                line.append("–")
+                continue
+            own, trials = found.scores[found.headline], found.scores[metric]
+            line.append(
+                f"{gain(by_column[task, dataset], name)}<br>examples {ends(own)}<br>"
+                f"{trials.n} trials {ends(trials)}"
+            )
+        cells.append(line)
+    return table(head, cells)
+
+
+def ends(score: Score) -> str:
+    """The 95 % interval of a score."""
+    if score.low is None or score.high is None:
+        return "–"
+    return f"[{number(score.low)}, {number(score.high)}]"
+
+
 def rows(board: str) -> list[str]:
     """The rows of a leaderboard: methods by family, then what they start from."""
     entries = registry.entries("methods")
@@ -236,15 +282,14 @@ def of_images() -> dict[str, dict[str, Any]]:
 
 def methods() -> str:
     """One row per method of images, from its file, with what the linear probe measured."""
-    boards, lines = [column(board, LINEAR) for board in (VISION, SMALL)], []
+    board, lines = column(VISION, LINEAR), []
     for name, about in of_images().items():
         link = f"[{name}](../methods/{about['family']}/{name}.py)"
         idea = about["summary"].partition(": ")[2].removesuffix(".")
         settings = registry.settings(registry.method(name), {})
         plain = [f"{key}={value}" for key, value in settings.items() if shown(value)]
         words = [about.get("paper", "–"), about["pseudo_label"], ", ".join(plain) or "–"]
-        found = (gain(records, name) for records in boards if of_row(records, name))
-        lines.append([f"{about['family']}/{link}", idea, *words, next(found, "–")])
+        lines.append([f"{about['family']}/{link}", idea, *words, gain(board, name)])
     lines.sort(key=lambda line: line[0])
     return table(["method", "idea", "paper", "pseudo-label", "settings", "measured"], lines)
 
@@ -296,7 +341,8 @@ def verdicts(board: str) -> str:
             deep.append(name)
         if (over := above(linear, name, "pixels")) is not None and over[1]:
             pixels.append(name)
-    lines["not run yet"] = [name for name in of_images() if name not in rows(board)]
+    if waiting := [name for name in of_images() if name not in rows(board)]:
+        lines["not run yet"] = waiting
     return "\n".join(f"- {words}: {', '.join(names) or 'none'}" for words, names in lines.items())
 
 
@@ -341,8 +387,6 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     yield docs / "methods.md", VISION, lambda: scores(VISION, rows(VISION), wanted, pixels)
     yield docs / "methods.md", f"verdicts of {VISION}", partial(verdicts, VISION)
     yield docs / "methods.md", f"cost of {VISION}", lambda: compute(VISION, rows(VISION))
-    yield docs / "methods.md", SMALL, lambda: scores(SMALL, rows(SMALL), [KNN, LINEAR], pixels)
-    yield docs / "methods.md", f"cost of {SMALL}", lambda: compute(SMALL, rows(SMALL))
     for path in sorted(ROOT.glob("methods/*/*.py")):
         if MEASURED in path.read_text(encoding="utf-8"):
             yield path, MEASURED, partial(in_words, path.stem)

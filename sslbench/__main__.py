@@ -210,7 +210,7 @@ def publish(
 
 
 @app.command(
-    epilog="Example: sslbench merge leaderboards/vision-small/records.jsonl --out runs/vision-small"
+    epilog="Example: sslbench merge leaderboards/quickstart/records.jsonl --out runs/quickstart"
 )
 def merge(
     records: Annotated[list[Path], typer.Argument(help="Run folders or records.jsonl files.")],

@@ -12,6 +12,11 @@ Differs from the paper: the encoder pools to one vector by its own means and kee
 is none in the paper's, and the successor warns of batch norm, whose statistics link the patches);
 all patches of the global batch are candidates; crops of varying size.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 10 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.009 [−.040, .058] to .249, linear +.014
+[−.043, .071] to .297, at the best layer +.041 [.022, .061] to .467; linear, less `pixels`: −.079
+[−.132, −.026].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): rate 3e-3 .274 and .350, 1e-3 .272 and .292.
 """

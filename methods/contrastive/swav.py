@@ -11,6 +11,11 @@ Differs from the paper: the learning rate falls to 0 instead of 0.0048; biases a
 neither adapted by LARS nor decayed; small views are 96/224 of the image's side at any size of
 image, rounded to whole patches of a vision transformer.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.098 [.050, .145] to .337, linear +.107
+[.080, .135] to .391, at the best layer +.055 [.036, .074] to .480; linear, less `pixels`: +.014
+[−.011, .039].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): rate 0.1 .331 and .393; mean of both .362, at 0.06 .342.
 """

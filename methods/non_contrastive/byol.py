@@ -8,12 +8,14 @@ Defaults: section 3.3, and appendix B for the two distributions of views (ResNet
 Differs from the paper: brightness is multiplied and contrast is around the mean of all channels, as
 in torchvision; crops are resized bilinearly.
 
-Measured: leaderboards/vision-small (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n = 2,000,
-last layer), gain over `untrained` of the same encoder: kNN +.076 [.023, .130], linear +.085 [.059,
-.111] to .316 and .368; below `pixels` (.371) in kNN. On validation, 10 epochs, mean of 2 seeds, kNN
-and linear: LARS at 2.0 and batch 128 .307 and .365 (at 4.0 .294 and .320; batch 256 at 4.0 .270 and
-.317; momentum .996 .288 and .363), SGD with batch 256 .308 and .332, 128 .303 and .326, 64 .305 and
-.351, AdamW .291 and .335.
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.071 [.023, .120] to .311, linear +.085
+[.054, .116] to .369, at the best layer +.060 [.011, .109] to .486; linear, less `pixels`: −.008
+[−.036, .020].
+
+Tried on validation (10 epochs, mean of 2 seeds; kNN and linear, last layer): LARS at 2.0 and batch
+128 .307 and .365 (at 4.0 .294 and .320; batch 256 at 4.0 .270 and .317; momentum .996 .288 and
+.363), SGD with batch 256 .308 and .332, 128 .303 and .326, 64 .305 and .351, AdamW .291 and .335.
 """
 
 import math

@@ -14,6 +14,11 @@ resized bilinearly; small ones are 96/224 of the image's side at any size of ima
 patches; heads of encoders that are no vision transformer have batch norm, and a head sits on what
 the encoder pools, which in the paper is the class token.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
+2,000), gain over `untrained` of the same encoder: kNN +.091 [.043, .139] to .331, linear +.080
+[.046, .115] to .364, at the best layer +.028 [.012, .045] to .454; linear, less `pixels`: −.013
+[−.045, .019].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): a ResNet .295 and .314; the ViT of ijepa at momentum 0.99 .308 and .417.
 """

@@ -17,6 +17,11 @@ initialised as in `mae`: the paper's deviation of 0.02 is made for its widths. T
 stays at 0.04, the paper's rises to 0.4; the learning rate starts from 0 instead of 1e-4 and falls
 to 0 instead of 1e-6. As in the paper, the target encoder is what is kept.
 
+Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 10 epochs, 3 seeds, test n =
+2,000), gain over `untrained-vit` of the same encoder: kNN +.023 [−.003, .049] to .302, linear +.016
+[−.004, .037] to .396, at the best layer +.011 [−.013, .035] to .395; linear, less `pixels`: +.019
+[−.006, .044].
+
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,
 last layer): momentum 0.97 .307 and .415 (the student instead of the target encoder .323 and .445),
 0.99 .296 and .409.

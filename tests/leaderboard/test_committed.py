@@ -1,12 +1,14 @@
 """What the committed boards say, recomputed from their records."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from sslbench import registry
 from sslbench.leaderboard import publish
 from sslbench.records import Record, read_records, unpack
-from sslbench.statistics import paired
+from sslbench.statistics import hierarchical, paired
 
 ROOT = Path(__file__).parents[2]
 BOARDS = sorted(path.parent for path in ROOT.glob("leaderboards/*/records.jsonl"))
@@ -55,3 +57,41 @@ def test_of_all_pairs_of_augmentations_crops_with_colours_are_best(task):
     values = {name: record.scores["top1"].value for name, (record,) in rows.items()}
     assert max(values, key=lambda name: values[name]) == "crop + colour"
     assert values["colour"] < values["untrained"] < values["crop"]
+
+
+BOARD = Path("vision-methods")
+# Methods that do not beat the same encoder untrained in kNN or in the linear probe; docs/methods.md
+# says of each what was looked into.
+NOTHING_GAINED = {
+    "cpc",
+    "ijepa",
+    "instance_discrimination",
+    "jigsaw",
+    "relative_patch",
+    "vq_autoregressive",
+}
+
+
+def test_the_board_of_all_methods_is_complete():
+    records = read_records(ROOT / "leaderboards" / BOARD / "records.jsonl")
+    found = Counter((r.checkpoint.name, r.task, r.dataset) for r in records if r.status == "ok")
+    names = {name for name, *_ in found}
+    abouts = [entry.describe() for entry in registry.entries("methods").values()]
+    assert {a["name"] for a in abouts if a["modality"] in ("image", "any")} <= names
+    assert set(found.values()) == {3}  # seeds
+    assert len(found) == len(names) * 4 * 2 == len(records) / 3
+
+
+def test_on_the_board_of_all_methods_these_learn_and_those_do_not():
+    learned: dict[str, bool] = {}
+    for task in ("knn", "linear_probe"):
+        rows = cells(BOARD, task)
+        about = {name: records[0].checkpoint for name, records in rows.items()}
+        bases = {c.encoder: name for name, c in about.items() if c.method == "untrained"}
+        for name, records in rows.items():
+            if not about[name].pretrain_step:
+                continue
+            base = rows[bases[about[name].encoder]]
+            found = hierarchical([examples(r) for r in records], [examples(r) for r in base])
+            learned[name] = learned.get(name, False) or found.low > 0
+    assert {name for name, better in learned.items() if not better} == NOTHING_GAINED
