@@ -138,7 +138,10 @@ def evaluate(
     ] = None,
     set_: Settings = None,
     seed: Annotated[int, typer.Option(help="Of what the protocols leave to chance.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder that receives the records.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder that receives the records; what was killed goes on there."),
+    ] = None,
     cpus: Cpus = None,
 ) -> None:
     """Evaluate a checkpoint and print its scores.
