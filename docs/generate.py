@@ -37,7 +37,7 @@ from sslbench.storage import write_text
 ROOT = Path(__file__).parent.parent
 Names = tuple[str, str, str | None]  # task, dataset and metric, None for the headline
 
-VISION = "vision-methods"
+VISION, TASKS = "vision-methods", "vision-tasks"
 MEASURED = f"Measured: leaderboards/{VISION}"
 KNN: Names = ("knn", "cifar10-mini", None)
 LINEAR: Names = ("linear_probe", "cifar10-mini", None)
@@ -387,6 +387,16 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     yield docs / "methods.md", VISION, lambda: scores(VISION, rows(VISION), wanted, pixels)
     yield docs / "methods.md", f"verdicts of {VISION}", partial(verdicts, VISION)
     yield docs / "methods.md", f"cost of {VISION}", lambda: compute(VISION, rows(VISION))
+    trained = [
+        (task + variant, dataset, f"{metric}_over_trials")
+        for task, variants, dataset, metric in (
+            ("detection", ("", "-fine_tuned"), "treecrowns", "map"),
+            ("segmentation", ("", "-fcn"), "landmask", "miou"),
+        )
+        for variant in variants
+    ]
+    yield docs / "tasks.md", f"trials of {TASKS}", lambda: over_trials(TASKS, trained)
+    yield docs / "tasks.md", f"adaptations of {TASKS}", partial(adaptations, TASKS)
     for path in sorted(ROOT.glob("methods/*/*.py")):
         if MEASURED in path.read_text(encoding="utf-8"):
             yield path, MEASURED, partial(in_words, path.stem)
