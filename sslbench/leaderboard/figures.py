@@ -93,7 +93,8 @@ def transfers(board: Board) -> list[Figure]:
             continue
         for amount in AMOUNTS:
             start = f"{column.metric}_{amount}_"
-            names = [name for name in record.scores if name.startswith(start)]
+            scored = [cell.records[0].scores for cell in cells.values()]
+            names = max(([n for n in own if n.startswith(start)] for own in scored), key=len)
             share = record.task_settings["few"] if amount == "few" else 1.0
             labels = f"with {100 * share:g} % of the labels"
             found.append(

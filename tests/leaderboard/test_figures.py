@@ -84,3 +84,18 @@ def test_adaptations_that_cannot_be_told_apart_are_marked(make):
     record = record.model_copy(update={"scores": record.scores | scores, "inline": inline})
     ((_, entries),) = transfers(build([record], "board"))[0].lines
     assert {entry.mark for entry in entries} == {"best", "tied"}
+
+
+def test_an_adaptation_that_an_encoder_does_not_have_is_a_gap(make):
+    settings = {"task_settings": {"few": 0.1}, "value": 0.5}
+    names = [f"top1_{amount}_{a}" for amount in ("few", "many") for a in ("linear", "tune_all")]
+    one = {name: Score(value=0.5, n=100) for name in names}
+    more = {f"top1_{amount}_linear_earlier": Score(value=0.4, n=100) for amount in ("few", "many")}
+    records = [
+        make("a", "transfer", scores=one, **settings),
+        make("b", "transfer", scores=one | more, **settings),
+    ]
+    few, _ = transfers(build(records, "board"))
+    assert few.head == ["linear", "tune all", "linear earlier"]
+    assert [bool(entry) for entry in dict(few.lines)["a"]] == [True, True, False]
+    assert all(dict(few.lines)["b"])
