@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sslbench import external
 from sslbench.encoder import Encoder, build
 from sslbench.errors import UserError
-from sslbench.external import hugging_face, is_hugging_face
+from sslbench.external.request import Request
 from sslbench.hashing import digest, file_sha256
 from sslbench.storage import folder_atomic, write_atomic, write_json
 from sslbench.tokenizer import Tokenizer
 
 FORMAT = 1
+OWN = Request()
 
 
 def weights_hash(encoder: torch.nn.Module) -> str:
@@ -54,33 +57,39 @@ def save_encoder(encoder: Encoder, folder: Path, about: dict[str, Any]) -> None:
         write_json(temporary / "encoder.json", description)
 
 
-def load_encoder(path: Path) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder of a checkpoint folder, in eval mode, and where its weights come from.
+def load_encoder(path: Path, request: Request = OWN) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder of a checkpoint, in eval mode, and where its weights come from.
 
     Args:
-        path: a pretraining folder, the encoder folder inside it, or a folder that transformers
-            wrote.
+        path: a pretraining folder, the encoder folder inside it, or somebody else's checkpoint
+            (see `sslbench.external.load`).
+        request: what somebody else's does not say.
 
     Raises:
-        UserError: no checkpoint of ours, or a damaged one.
+        UserError: no checkpoint, a damaged one, or one whose weights do not all fit.
     """
     folder = path / "encoder" if (path / "encoder" / "encoder.json").exists() else path
-    if is_hugging_face(folder):
-        encoder = hugging_face(folder)
+    ours = (folder / "encoder.json").exists() or (path / "run.json").exists()
+    if not ours:
+        encoder, report = external.load(folder, request)
         weights_id = weights_hash(encoder)
         return encoder, {
             "key": digest(encoder.config, weights_id),
-            "name": folder.name,
+            "name": path.stem if path.is_file() else path.name,
             "family": "external",
             "encoder": encoder.label,
             "encoder_config": encoder.config,
             "weights_hash": weights_id,
+            "parameters": sum(weights.numel() for weights in encoder.parameters()),
+            "pretrain_dataset": request.pretrained_on,
+            "external": report.plain(),
             "at": 1.0,
         }
+    given = [name for name, value in asdict(request).items() if value]
+    if given:
+        raise UserError(f"{path}: sslbench wrote it, and it says itself its {', '.join(given)}")
     if not (folder / "encoder.json").exists():
-        found = "no such folder" if not path.exists() else "no encoder.json in it"
-        hint = "; its pretraining has not finished" if (path / "run.json").exists() else ""
-        raise UserError(f"{path}: not a checkpoint folder ({found}{hint})")
+        raise UserError(f"{path}: no encoder.json in it; its pretraining has not finished")
     try:
         description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         if description["format"] != FORMAT:

@@ -101,14 +101,19 @@ class ImageEncoder(Encoder):
     """What image backbones share: the input size and the normalisation of colours.
 
     Args:
-        config: "image_size", "mean" and "std" per channel in [0, 1], and "sees" where the encoder
-            is not shown the colours (see `SIGHTS`).
+        config: "image_size", "mean" and "std" per channel in [0, 1], "sees" where the encoder is
+            not shown the colours (see `SIGHTS`); of others' checkpoints also "crop" (side of the
+            centre crop as a share of the shorter side, default 1), "squash" (true: both sides are
+            resized to image_size, nothing is cut off), "interpolation" ("bilinear" or "bicubic")
+            and "channels" ("rgb" or "bgr", which is also the order of mean and std).
     """
 
     image_size: int
     mean: Tensor
     std: Tensor
-    common: ClassVar[tuple[str, ...]] = ("name", "image_size", "mean", "std", "sees")
+    common: ClassVar[tuple[str, ...]] = (
+        "name", "image_size", "mean", "std", "sees", "crop", "squash", "interpolation", "channels"
+    )  # fmt: skip
 
     @classmethod
     def make(
@@ -140,23 +145,32 @@ class ImageEncoder(Encoder):
         if sees not in SIGHTS:
             raise UserError(f"sees = {sees!r}; {suggest(sees, list(SIGHTS))}")
         self.shown, deviation = SIGHTS[sees]
+        self.cut, self.squash = config.get("crop", 1.0), config.get("squash", False)
+        self.interpolation = config.get("interpolation", "bilinear")
+        self.channels = config.get("channels", "rgb")
+        if self.channels not in ORDERS:
+            raise UserError(f"channels = {self.channels!r}; {suggest(self.channels, list(ORDERS))}")
         of = {"mean": [0.5] * 3, "std": [deviation] * 3} if deviation else config
         for name in ("mean", "std"):
             values = torch.tensor(of[name]).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
     def preprocess(self, batch: Batch) -> Tensor:
-        """(B, 3, S, S) in [0, 1]: shorter side to S, centre crop."""
+        """(B, 3, S, S) in [0, 1]: shorter side to S, centre crop, unless `config` has another."""
         if batch.images is None:
             raise NotApplicable(f"{self.label} needs images")
-        return resize(batch.images, self.image_size).to(self.device)
+        images = resize(
+            batch.images, self.image_size, self.cut, self.interpolation, squash=self.squash
+        )
+        return images.to(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → what the encoder sees of them, about standardised.
 
         Colours get zero mean and unit variance per channel of the pretraining data.
         """
-        return (self.shown(images) - self.mean) / self.std
+        shown = self.shown(images)
+        return ((shown.flip(1) if self.channels == "bgr" else shown) - self.mean) / self.std
 
     def shapes(self) -> list[tuple[int, ...]]:
         """(C, H, W) of each of `stages`."""
@@ -171,6 +185,7 @@ def _colours(images: Tensor) -> Tensor:
     return images
 
 
+ORDERS = ("rgb", "bgr")
 SIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
     # What encoders can see, and about its deviation around 1/2, None where that is the data's.
     "colours": (_colours, None),
@@ -182,7 +197,7 @@ SIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
 
 def label(config: dict[str, Any]) -> str:
     """`resnet18(image_size=32, width=16)`, without what was taken from the data."""
-    hidden = {"name", "mean", "std", "tokenizer_hash", "head"}
+    hidden = {"name", "mean", "std", "tokenizer_hash", "head", "model"}
     settings = [
         f"{k}={label(v) if isinstance(v, dict) else v}"
         for k, v in sorted(config.items())

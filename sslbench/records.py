@@ -52,6 +52,8 @@ class Checkpoint(_Model):
         family: the method's folder, or "external".
         encoder: short label of the encoder's configuration.
         pretraining: precision and provenance of the training.
+        external: what was found in somebody else's checkpoint: format, files with their sha256,
+            how many weights matched, where its preprocessing comes from.
         at: share of the pretraining after which the weights were taken, in (0, 1].
     """
 
@@ -74,6 +76,7 @@ class Checkpoint(_Model):
     pretrain_loss: float | None = None
     pretrain_seconds: float | None = None
     pretraining: dict[str, Any] = Field(default_factory=dict)
+    external: dict[str, Any] = Field(default_factory=dict)
     at: float = 1.0
 
 
@@ -102,6 +105,8 @@ class Record(_Model):
         headline: the metric that a table shows.
         chance: score of the headline metric without looking at the input; None where undefined.
         higher_is_better: direction of the headline metric, None where it only describes.
+        overlap: what the pretraining data and the dataset are known to share (see
+            `sslbench.data.overlap`); None where nothing is known.
         selected: what the protocol chose, and on which split.
         examples: sha256 of KEY.npz with the per-example scores, None without them.
         inline: per-example scores of the headline metric (and "groups") as text, in records.jsonl
@@ -120,6 +125,7 @@ class Record(_Model):
     task_settings: dict[str, Any] = Field(default_factory=dict)
     dataset: str
     dataset_hash: str | None = None
+    overlap: str | None = None
     n_train: int | None = None
     n_test: int | None = None
     headline: str

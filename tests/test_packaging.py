@@ -44,8 +44,11 @@ def test_every_file_of_the_tree_is_in_the_wheel(wheel):
 
 def test_every_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {line.split(">")[0].split(";")[0].strip() for line in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["onnx"], *extras["open_clip"]]
+    declared = {line.split(">")[0].split(";")[0].strip() for line in lines}
     modules = {"sklearn": "scikit-learn", "PIL": "pillow", "faiss": "faiss-gpu"}
+    modules |= {"google": "protobuf"}
     for folder in ("sslbench", "methods", "tasks"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):

@@ -138,7 +138,7 @@ CAT = ("--labels", "cat")
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("none", "0.png", *CAT), "none: not a checkpoint folder (no such folder)"),
+        (("none", "0.png", *CAT), "none: no such file or folder"),
         (("plain", "0.png", *CAT), "plain: resnet18(image_size=16, stem=conv3, width=4) has no "),
         (("softmax", "none.png", *CAT), "none.png is missing"),
         (("softmax", "text.png", *CAT), "text.png cannot be read: cannot identify image file"),
@@ -162,7 +162,7 @@ def test_the_exit_status_of_wrong_input_is_one():
     command = [sys.executable, "-m", "sslbench", "predict", "none", "0.png", *CAT]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "sslbench: none: not a checkpoint folder (no such folder)\n"
+    assert done.stderr == "sslbench: none: no such file or folder\n"
 
 
 def test_help_has_an_example(capsys):

@@ -1,4 +1,4 @@
-"""Backbones by name: ours, every timm image model, and transformers' language models.
+"""Backbones by name: ours, those of timm and torchvision, and transformers' language models.
 
 A backbone is an Encoder whose `make` builds it from a configuration.
 """
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 MASKED = ("bert", "roberta", "modernbert")
 CAUSAL = ("gpt2", "gpt_neox", "llama", "opt", "qwen2")
+# Bidirectional too, but only without a language-model head: checkpoints of others.
+HEADLESS = ("albert", "camembert", "deberta-v2", "distilbert", "electra", "mpnet", "xlm-roberta")
 NAMES = ("pixels", *RESNETS, "rbm", "image_gpt", "embeddings", *MASKED, *CAUSAL, "dual", "pair")
 
 
@@ -47,10 +49,18 @@ def constructor(name: str) -> "type[Encoder]":
         from sslbench.backbones.embeddings import Embeddings
 
         return Embeddings
-    if name in (*MASKED, *CAUSAL):
+    if name in (*MASKED, *CAUSAL, *HEADLESS):
         from sslbench.backbones.transformers_model import TransformersModel
 
         return TransformersModel
+    if name.startswith("hf/"):
+        from sslbench.backbones.transformers_image import TransformersImage
+
+        return TransformersImage
+    if name == "open_clip":
+        from sslbench.backbones.open_clip_model import OpenClip
+
+        return OpenClip
     if name == "dual":
         from sslbench.backbones.dual import Dual
 
@@ -59,6 +69,14 @@ def constructor(name: str) -> "type[Encoder]":
         from sslbench.backbones.pair import Pair
 
         return Pair
+    if name.startswith("torchvision/"):
+        from sslbench.backbones.torchvision_model import TorchvisionModel
+
+        return TorchvisionModel
+    if name in ("onnx", "torch_export", "python_file"):  # not in NAMES: they have their weights
+        from sslbench.backbones.opaque import Opaque
+
+        return Opaque
     import timm
 
     from sslbench.backbones.timm_model import TimmModel

@@ -20,7 +20,8 @@ class TimmModel(ImageEncoder):
 
     Args:
         config: see `ImageEncoder`; "name" is timm's.
-        settings: passed to the model's constructor (depth, embed_dim, patch_size, …).
+        settings: passed to the model's constructor (depth, embed_dim, patch_size, …); "img_size"
+            is the size that position embeddings are made for, image_size by default.
     """
 
     def __init__(self, config: dict[str, Any], **settings: Any) -> None:
@@ -86,7 +87,7 @@ class TimmModel(ImageEncoder):
 
 def _create(name: str, size: int, settings: dict[str, Any]) -> Any:
     """Timm's model without classifier, for images of this size; other sizes where it can."""
-    sized = {"img_size": size}
+    sized = {"img_size": settings.pop("img_size", size)}
     for flexible in ({**sized, "dynamic_img_size": True}, sized):
         try:
             return timm.create_model(name, num_classes=0, **flexible, **settings)

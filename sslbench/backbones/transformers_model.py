@@ -7,13 +7,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from sslbench.backbones import causal
+from sslbench.backbones import HEADLESS, causal
+from sslbench.backbones.transformers_config import described
 from sslbench.data.split import Tokens
-from sslbench.errors import UserError, suggest
+from sslbench.errors import UserError
 from sslbench.text_encoder import TextEncoder
 from sslbench.tokenizer import Tokenizer
 
-POOLED = ("bert", "roberta")  # whose plain models have a layer on top that nobody trained
+# Whose plain models have a layer on top that nobody trained.
+POOLED = ("bert", "roberta", "albert", "camembert", "mpnet", "xlm-roberta")
+COUNTING = ("roberta", "camembert", "xlm-roberta")  # positions from the padding token's id + 1
+_POOLERLESS: dict[str, Any] = {"add_pooling_layer": False}
+PLAIN = ("deberta-v2", "mpnet")  # which have no other attention than their own
 
 
 class TransformersModel(TextEncoder):
@@ -27,7 +32,7 @@ class TransformersModel(TextEncoder):
         tokenizer: whose vocabulary the model gets.
         pooling: of the last layer, see `TextEncoder`.
         length: most tokens of a text; 0: as many as the model has positions.
-        head: whether there is a language-model head.
+        head: whether there is a language-model head; there is none for types of `HEADLESS`.
         vocab_size: rows of the table of tokens, 0: as many as the tokenizer has; others' models
             have some to spare.
         settings: of the model's configuration, as transformers names them (hidden_size,
@@ -52,39 +57,31 @@ class TransformersModel(TextEncoder):
 
         kind = config["name"]
         self.causal = causal(kind)
-        plain = transformers.AutoConfig.for_model(kind)
-        known = {*plain.to_dict(), *type(plain).attribute_map} - {"vocab_size"}
-        for name in settings:
-            if name not in known:
-                raise UserError(f"encoder {kind} has no setting {name!r}; {_near(name, known)}")
         rows = vocab_size or len(tokenizer)
         if rows < len(tokenizer):
             raise UserError(f"vocab_size = {rows}: the tokenizer has {len(tokenizer)} tokens")
-        still = {name: 0.0 for name in known if "drop" in name and _is_share(plain, name)}
         ids = {"pad": tokenizer.pad, "bos": tokenizer.sep, "eos": tokenizer.sep}
         ids |= {"cls": tokenizer.cls, "sep": tokenizer.sep}
         special = {f"{name}_token_id": number for name, number in ids.items()}
+        model = described(kind, settings, vocab_size=rows, **special)
+        auto = "AutoModelForCausalLM" if self.causal else "AutoModelForMaskedLM"
+        self.headless, self.construct = not head or kind in HEADLESS, {}
+        if self.headless:
+            auto, self.construct = "AutoModel", _POOLERLESS if kind in POOLED else {}
+        attention = "eager" if kind in PLAIN else "sdpa"
         try:
-            described = transformers.AutoConfig.for_model(
-                kind, vocab_size=rows, **{**special, **still, **settings}
-            )
-            auto = "AutoModelForCausalLM" if self.causal else "AutoModelForMaskedLM"
-            more = {}
-            if not head:
-                auto, more = "AutoModel", {"add_pooling_layer": False} if kind in POOLED else {}
             self.model = getattr(transformers, auto).from_config(
-                described, attn_implementation="sdpa", **more
+                model, attn_implementation=attention, **self.construct
             )
         except ValueError as error:
             raise UserError(f"encoder {kind}: {error}") from None
-        self.dim = described.hidden_size
-        # RoBERTa counts positions from the padding token's id + 1.
-        lost = (tokenizer.pad or 0) + 1 if kind == "roberta" else 0
-        positions = described.max_position_embeddings - lost
+        self.dim = model.hidden_size
+        lost = (tokenizer.pad or 0) + 1 if kind in COUNTING else 2 if kind == "mpnet" else 0
+        positions = model.max_position_embeddings - lost
         if not 0 <= length <= positions:
             raise UserError(f"length = {length}: encoder {kind} has {positions} positions")
-        self.length, self.headless = length or positions, not head
-        self.pairs = getattr(described, "type_vocab_size", 0) > 1
+        self.length = length or positions
+        self.pairs = getattr(model, "type_vocab_size", 0) > 1
         self._name_parts()
 
     def _name_parts(self) -> None:
@@ -123,11 +120,3 @@ class TransformersModel(TextEncoder):
         if self.config["name"] == "roberta":
             return self.model.lm_head(hidden)  # type: ignore[no-any-return]
         return self.model.decoder(self.model.head(hidden))  # type: ignore[no-any-return]
-
-
-def _is_share(config: Any, name: str) -> bool:
-    return isinstance(getattr(config, name, None), float)
-
-
-def _near(name: str, known: set[str]) -> str:
-    return suggest(name, sorted(n for n in known if not n.startswith("_")))

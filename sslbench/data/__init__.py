@@ -1,6 +1,6 @@
 """Datasets: the table, fetching, splits; `load` gives one by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from sslbench.registry import plugin_folders
 
 if TYPE_CHECKING:
     from sslbench.data.split import Dataset, Split
+    from sslbench.data.table import Row
 
 
 def load(name: str, plugins: Sequence[Path] | None = None) -> "Dataset":
@@ -21,6 +22,31 @@ def load(name: str, plugins: Sequence[Path] | None = None) -> "Dataset":
     from sslbench.data import loading  # torch waits until data are wanted
 
     return loading.load(name, plugin_folders() if plugins is None else plugins)
+
+
+def load_all(names: Iterable[str], needs: "Iterable[Row]" = ()) -> "dict[str, Dataset]":
+    """Datasets by name.
+
+    Args:
+        names: as in the table.
+        needs: what must be there besides.
+
+    Raises:
+        UserError: there is no such dataset, or some were not fetched: it names all of them.
+    """
+    from sslbench.data.fetch import NotFetched, problem
+
+    found: dict[str, Dataset] = {}
+    lacking: dict[str, tuple[Row, str]] = {}
+    for name in names:
+        try:
+            found[name] = load(name)
+        except NotFetched as error:
+            lacking |= {row.name: (row, what) for row, what in error.lacking}
+    lacking |= {row.name: (row, what) for row in needs if (what := problem(row)) is not None}
+    if lacking:
+        raise NotFetched(*lacking.values())
+    return found
 
 
 def load_train(name: str) -> tuple["Dataset", "Split"]:

@@ -51,12 +51,20 @@ def problem(row: Row) -> str | None:
     return None
 
 
-def missing(row: Row, found: str) -> UserError:
-    """The error for a dataset that is not there, with what to do about it."""
-    return UserError(
-        f"{row.name} {found}: run `sslbench fetch {row.name}` "
-        "on a machine with network (a login node)"
-    )
+class NotFetched(UserError):  # noqa: N818 - named as NotApplicable is
+    """Something is not there, or not whole; the text says which command brings it.
+
+    Args:
+        lacking: rows, each with its problem.
+    """
+
+    def __init__(self, *lacking: tuple[Row, str]) -> None:
+        self.lacking = lacking
+        what = "; ".join(f"{row.name} {found}" for row, found in lacking)
+        names = " ".join(row.name for row, _ in lacking)
+        super().__init__(
+            f"{what}: run `sslbench fetch {names}` on a machine with network (a login node)"
+        )
 
 
 def fetch(
@@ -113,7 +121,7 @@ def _wanted(row: Row, offline: bool, console: "Console") -> bool:
     if found is None:
         console.print(f"{row.name}: already in {dataset_folder(row)}")
     elif offline:
-        raise missing(row, found)
+        raise NotFetched((row, found))
     return found is not None
 
 

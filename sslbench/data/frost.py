@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslbench.data.fetch import dataset_folder, missing, problem
+from sslbench.data.fetch import NotFetched, dataset_folder, problem
 from sslbench.data.table import Archive, Row
 from sslbench.errors import UserError
 
@@ -67,6 +67,6 @@ def _read(folder: Path) -> "list[Tensor]":
     from PIL import Image
 
     if (found := problem(FROST)) is not None:
-        raise missing(FROST, found)
+        raise NotFetched((FROST, found))
     photographs = (np.array(Image.open(folder / name).convert("RGB")) for name in NAMES)
     return [torch.from_numpy(photograph).permute(2, 0, 1) for photograph in photographs]

@@ -62,7 +62,14 @@ def resized_crop(images: Images, boxes: Tensor, size: int, flip: Tensor | None =
     return _resample(images, boxes, shape, torch.zeros_like(shape), size, "bilinear", flip)
 
 
-def resize(images: Images, size: int, crop: float = 1.0, interpolation: str = "bilinear") -> Tensor:
+def resize(
+    images: Images,
+    size: int,
+    crop: float = 1.0,
+    interpolation: str = "bilinear",
+    *,
+    squash: bool = False,
+) -> Tensor:
     """Resize the shorter side to size / crop, antialiased, and cut out the centre: for evaluation.
 
     Args:
@@ -70,6 +77,7 @@ def resize(images: Images, size: int, crop: float = 1.0, interpolation: str = "b
         size: side of the result in pixels.
         crop: side of the centre crop as a share of the shorter side, in (0, 1].
         interpolation: "bilinear" or "bicubic".
+        squash: resize both sides, whatever their proportion, before the centre is cut out.
 
     Returns:
         (B, 3, size, size) float32 in [0, 1] (bicubic overshoots are clamped).
@@ -79,7 +87,8 @@ def resize(images: Images, size: int, crop: float = 1.0, interpolation: str = "b
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"interpolation: bilinear or bicubic expected, got {interpolation!r}")
     sizes = sizes_of(images)
-    shape = sizes * int(size / crop) // sizes.amin(1, keepdim=True)
+    side = int(size / crop + 1e-6)  # a crop of 224 / 354 is of 354 pixels, in spite of rounding
+    shape = sizes * side // (sizes if squash else sizes.amin(1, keepdim=True))
     corner = ((shape - size) / 2).round().long()
     boxes = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
     return _resample(images, boxes, shape, corner, size, interpolation)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslbench.data.fetch import dataset_folder, missing, problem
+from sslbench.data.fetch import NotFetched, dataset_folder, problem
 from sslbench.data.files import data_root
 from sslbench.data.split import Dataset, Split
 from sslbench.data.table import Row, find, resolve
@@ -32,7 +32,7 @@ def load(name: str, plugins: Sequence[Path] = ()) -> Dataset:
 def _load(name: str, plugins: tuple[Path, ...], where: tuple[Path, Path]) -> Dataset:
     row = find(name, plugins)
     if row.archives and (found := problem(row)) is not None:
-        raise missing(row, found)
+        raise NotFetched((row, found))
     class_names, parts = resolve(row.loader)(row, where[0])
     if row.classes is not None and len(class_names) != row.classes:
         raise UserError(f"{row.name}: {row.classes} classes expected, {len(class_names)} found")

@@ -137,7 +137,7 @@ def test_another_checkpoint_is_compared_with(encoder, tmp_path):
     assert result.scores["cka"].value == pytest.approx(expected)
     assert 0 < expected < 1
     assert result.selected == {"reference": weights_hash(other)}
-    with pytest.raises(UserError, match="nowhere: not a checkpoint folder"):
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
         Representation(reference="nowhere").run(encoder, data, seed=1, folder=tmp_path)
 
 

@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor
 
 from sslbench.data.carve import carve, deal
-from sslbench.data.fetch import missing
+from sslbench.data.fetch import NotFetched
 from sslbench.data.files import ImageFiles, data_root
 from sslbench.data.split import ImageArray, Split
 from sslbench.data.table import Row
@@ -78,7 +78,7 @@ def _open(row: Row, name: str) -> Any:
         return _construct(row, name, download=False)
     except (RuntimeError, FileNotFoundError) as error:
         found = f"is not in {data_root()} (SSLBENCH_DATA names another folder)"
-        raise missing(row, found) from error
+        raise NotFetched((row, found)) from error
 
 
 def _read(row: Row, name: str) -> Split:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sslbench.data.carve import carve
-from sslbench.data.fetch import missing
+from sslbench.data.fetch import NotFetched
 from sslbench.data.files import ImageFiles, data_root
 from sslbench.data.sources import torchvision_sets
 from sslbench.data.split import Split, with_targets
@@ -63,9 +63,8 @@ def _names(row: Row, part: str) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split()
     except FileNotFoundError:
-        raise missing(
-            row, f"is not in {data_root()}: {path} expected (SSLBENCH_DATA names another folder)"
-        ) from None
+        found = f"is not in {data_root()}: {path} expected (SSLBENCH_DATA names another folder)"
+        raise NotFetched((row, found)) from None
 
 
 def _split(names: list[str]) -> Split:
