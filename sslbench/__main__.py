@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sslbench.cli import CellProgress, Progress, console, parse_encoder, parse_settings
+from sslbench.cli import (
+    CellProgress,
+    Progress,
+    console,
+    parse_encoder,
+    parse_request,
+    parse_settings,
+)
 from sslbench.errors import NotApplicable, UserError
 from sslbench.grid import commands
 
@@ -22,6 +29,24 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting; can be given several times."),
 ]
+Encoder = Annotated[
+    str | None,
+    typer.Option(help="Architecture of a checkpoint that does not say it: 'resnet50(stem=conv3)'."),
+]
+Preprocess = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="image_size, crop, squash, interpolation, mean, std …"),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="Which of several sets of weights: a part of its place.")
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Load although weights are missing.")
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let a Python file, or one of torch.export, run.")
+]
+PretrainedOn = Annotated[str | None, typer.Option(help="Dataset that the weights saw.")]
 Cpus = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
 
 
@@ -48,11 +73,13 @@ def _common(
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="methods, tasks, datasets, encoders, checkpoints; default: all."),
+        typer.Argument(
+            help="methods, tasks, datasets, suites, encoders, checkpoints; default: all."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="A JSON array of objects.")] = False,
 ) -> None:
-    """List methods, tasks, datasets, encoders and checkpoints, without importing any."""
+    """List methods, tasks, datasets, suites, encoders and checkpoints, without importing any."""
     from sslbench import listing
 
     kinds = listing.KINDS if kind is None else (kind,)
@@ -128,7 +155,7 @@ def pretrain(
 @app.command(epilog="Example: sslbench evaluate runs/simclr-digits --task knn --task linear_probe")
 def evaluate(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint folder, also of transformers; or fetched:NAME.")
+        Path, typer.Argument(help="A folder or file, of sslbench's or not; or fetched:NAME.")
     ],
     task: Annotated[
         list[str] | None, typer.Option(help="Default: all that apply but long ones.")
@@ -136,27 +163,84 @@ def evaluate(
     dataset: Annotated[
         list[str] | None, typer.Option(help="Default: the one it was pretrained on.")
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Tasks, datasets and settings at once: a name, or a TOML file."),
+    ] = None,
     set_: Settings = None,
-    seed: Annotated[int, typer.Option(help="Of what the protocols leave to chance.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of what the protocols leave to chance; default: 0, or the suite's."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder that receives the records; what was killed goes on there."),
     ] = None,
+    encoder: Encoder = None,
+    preprocess: Preprocess = None,
+    weights: Weights = None,
+    allow_missing: AllowMissing = False,
+    trust_code: TrustCode = False,
+    pretrained_on: PretrainedOn = None,
+    name: Annotated[str | None, typer.Option(help="Of its row; default: the file's.")] = None,
     cpus: Cpus = None,
 ) -> None:
     """Evaluate a checkpoint and print its scores.
 
-    With several tasks, settings name theirs: `--set linear_probe.layer=all`.
+    With several tasks, settings name theirs: `--set linear_probe.layer=all`. A suite is one of
+    `sslbench list suites`, or a file of yours.
     """
     from sslbench import single
+    from sslbench.wanted import Wanted
 
-    settings = parse_settings(set_ or [])
+    request = parse_request(encoder, preprocess, weights, allow_missing, trust_code, pretrained_on)
+
+    wanted = Wanted(
+        suite=suite,
+        tasks=task or (),
+        datasets=dataset or (),
+        settings=parse_settings(set_ or []),
+        seed=seed,
+    )
     with CellProgress() as progress:
-        records = single.evaluate(
-            checkpoint, task or [], dataset or [], settings, seed, out, cpus, progress.cell
-        )
+        loaded = single.load(checkpoint, request, name)
+        records = single.evaluate(loaded, wanted, out=out, cpus=cpus, report=progress.cell)
     console(wide=True).print(single.table(records))
     if any(record.status == "failed" for record in records):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: sslbench doctor checkpoint.pth --encoder resnet50")
+def doctor(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A folder or file, of sslbench's or not; or fetched:NAME.")
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Default: cifar10-mini, or digits if it was not fetched; sentiment."),
+    ] = None,
+    encoder: Encoder = None,
+    preprocess: Preprocess = None,
+    weights: Weights = None,
+    allow_missing: AllowMissing = False,
+    trust_code: TrustCode = False,
+    cpus: Cpus = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what a checkpoint is, whether all of it loaded, and whether its features carry a signal.
+
+    Exits with 1 if there is a problem. The test split is not touched.
+    """
+    from sslbench import doctor, listing
+
+    request = parse_request(encoder, preprocess, weights, allow_missing, trust_code)
+    with Progress("") as progress:
+        diagnosis = doctor.examine(str(checkpoint), request, dataset, cpus, progress.step)
+    if json:
+        listing.print_json(diagnosis.plain())
+    else:
+        console(wide=True).print(doctor.table(diagnosis))
+    if not diagnosis.healthy:
         raise typer.Exit(1)
 
 

@@ -12,6 +12,8 @@ from sslbench.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sslbench.external.request import Request
+
 
 def parse_value(text: str) -> Any:
     """A value as TOML has it; what is not TOML is a string."""
@@ -21,19 +23,19 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
+def parse_settings(pairs: list[str], option: str = "--set") -> dict[str, Any]:
     """`["a=1", "recipe.lr=0.1"]` → `{"a": 1, "recipe": {"lr": 0.1}}`. Raises UserError."""
     out: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise UserError(f"--set {pair!r}: expected NAME=VALUE")
+            raise UserError(f"{option} {pair!r}: expected NAME=VALUE")
         *tables, last = name.strip().split(".")
         place = out
         for table in tables:
             place = place.setdefault(table, {})
             if not isinstance(place, dict):
-                raise UserError(f"--set {pair!r}: {table} was given a value before")
+                raise UserError(f"{option} {pair!r}: {table} was given a value before")
         place[last] = parse_value(value.strip())
     return out
 
@@ -45,6 +47,27 @@ def parse_encoder(text: str) -> dict[str, Any]:
         raise UserError(f"encoder {text!r}: expected NAME or NAME(setting=value,…)")
     pairs = [pair for pair in rest.removesuffix(")").split(",") if pair.strip()]
     return {"name": name.strip(), **parse_settings(pairs)}
+
+
+def parse_request(
+    encoder: str | None,
+    preprocess: list[str] | None,
+    weights: str | None,
+    allow_missing: bool,
+    trust_code: bool,
+    pretrained_on: str | None = None,
+) -> "Request":
+    """What the options say of somebody else's checkpoint. Raises UserError."""
+    from sslbench.external.request import Request
+
+    return Request(
+        parse_encoder(encoder) if encoder else {},
+        parse_settings(preprocess or [], "--preprocess"),
+        weights,
+        allow_missing,
+        trust_code,
+        pretrained_on,
+    )
 
 
 def console(wide: bool = False) -> "Console":
@@ -84,6 +107,10 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+    def step(self, text: str) -> None:
+        """Show what is being done."""
+        self.bar.update(self.task, description=text)
 
     def __call__(self, done: int, of: int, line: dict[str, float]) -> None:
         """Show how much is done, and numbers of the training log."""

@@ -11,6 +11,7 @@ from scipy import stats
 
 from sslbench import registry
 from sslbench.checkpoint import weights_hash
+from sslbench.data.overlap import overlap
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
 from sslbench.errors import NotApplicable, UserError
@@ -166,6 +167,7 @@ def without_result(
         task_settings=cell.settings,
         dataset=data.name,
         dataset_hash=data.hash,
+        overlap=overlap(checkpoint.pretrain_dataset, data.name),
         headline=headline(cls, data),
         higher_is_better=cls.higher_is_better,
         eval_seed=cell.seed,

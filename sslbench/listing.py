@@ -1,9 +1,10 @@
 """What `sslbench list` shows, found without importing torch or any method."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslbench import registry
+from sslbench import registry, suite
 from sslbench.backbones import CAUSAL, MASKED
 from sslbench.data import table
 from sslbench.data.weights import WEIGHTS
@@ -12,11 +13,12 @@ from sslbench.errors import UserError, suggest
 if TYPE_CHECKING:
     from rich.console import Console
 
-KINDS = ("methods", "tasks", "datasets", "encoders", "checkpoints")
+KINDS = ("methods", "tasks", "datasets", "suites", "encoders", "checkpoints")
 COLUMNS = {
     "methods": ("name", "family", "paper", "summary"),
     "tasks": ("name", "metric", "version", "target", "paper", "summary"),
     "datasets": ("name", "modality", "classes", "splits", "metric", "licence", "description"),
+    "suites": ("name", "tasks", "datasets"),
     "encoders": ("name", "summary"),
     "checkpoints": ("name", "modality", "licence", "description"),
 }
@@ -34,11 +36,13 @@ ENCODERS = {
     **dict.fromkeys(MASKED, "Bidirectional; settings as transformers names them, vocabulary."),
     **dict.fromkeys(CAUSAL, "Causal; settings as transformers names them, vocabulary."),
     "NAME": "Any timm model; settings are those of its constructor.",
+    "torchvision/NAME": "Any torchvision classifier without its last linear layer; likewise.",
+    "hf/NAME": "An image model of transformers, by model type; settings of its configuration.",
 }
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
-    """One object per method, task, dataset, encoder or checkpoint to fetch.
+    """One object per method, task, dataset, suite, encoder or checkpoint to fetch.
 
     Raises:
         UserError: another kind.
@@ -48,6 +52,8 @@ def rows(kind: str) -> list[dict[str, Any]]:
         return [_dataset(found[name]) for name in found]
     if kind == "checkpoints":
         return [_dataset(row) for row in WEIGHTS]
+    if kind == "suites":
+        return [_suite(name) for name in suite.names()]
     if kind == "encoders":
         return [{"name": name, "summary": text} for name, text in ENCODERS.items()]
     if kind in KINDS:
@@ -71,6 +77,11 @@ def _dataset(row: table.Row) -> dict[str, Any]:
     }
 
 
+def _suite(name: str) -> dict[str, Any]:
+    wanted = suite.read(suite.find(name, Path())).evaluate
+    return {"name": name, "tasks": wanted.tasks, "datasets": wanted.datasets}
+
+
 def print_json(value: Any) -> None:
     """Indented JSON on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
@@ -92,4 +103,6 @@ def print_table(kind: str, rows: list[dict[str, Any]], console: "Console") -> No
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {'?' if n is None else n}" for name, n in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return "" if value is None else str(value)

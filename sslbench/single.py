@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ from rich.table import Table
 
 from sslbench import distributed, registry
 from sslbench.checkpoint import load_encoder
-from sslbench.data import load, load_train
-from sslbench.data.weights import located
+from sslbench.data import load_all, load_train
+from sslbench.data.split import Dataset
+from sslbench.data.weights import completed, located
 from sslbench.encoder import Encoder
-from sslbench.errors import NotApplicable, UserError, suggest
+from sslbench.errors import UserError
 from sslbench.evaluation import evaluate as evaluate_cell
-from sslbench.evaluation import suited
+from sslbench.external.request import Request
 from sslbench.features import features
 from sslbench.grid import plan
 from sslbench.grid.cells import Evaluation, Pretraining
+from sslbench.grid.columns import cells
 from sslbench.grid.job import threads
 from sslbench.neighbors import knn_accuracy
 from sslbench.pretrain import Options, Outcome, train
 from sslbench.records import Checkpoint, Record, Store
-from sslbench.task import Task
+from sslbench.wanted import Wanted, chosen
 
 
 def pretraining(
@@ -109,86 +112,67 @@ def _online(dataset: str) -> Callable[[torch.nn.Module], dict[str, float]]:
     return measure
 
 
-def evaluate(
-    path: Path,
-    tasks: list[str],
-    datasets: list[str],
-    given: dict[str, Any],
-    seed: int,
-    out: Path | None,
-    cpus: int | None,
-    report: Callable[[int, int, str, Path], None],
-) -> list[Record]:
-    """Evaluate a checkpoint folder, as a grid would.
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory: its encoder, in eval mode, and what that is."""
+
+    encoder: Encoder
+    checkpoint: Checkpoint
+
+
+def load(path: str | Path, request: Request, name: str | None = None) -> Loaded:
+    """The encoder of a checkpoint, on the GPU where there is one.
 
     Args:
-        path: of the checkpoint.
-        tasks: names; empty for all that take the encoder's modality and do not train it.
-        datasets: names; empty for the pretraining dataset.
-        given: settings by task, or of the only task.
-        seed: of what the protocols leave to chance.
-        out: run folder for the records, None to keep none.
+        path: of the checkpoint, or `fetched:NAME`.
+        request: what the checkpoint does not say itself.
+        name: of its row; None: the method's, or that of the file or folder.
+
+    Raises:
+        UserError: no checkpoint, or a damaged one.
+    """
+    place = str(path)
+    encoder, about = load_encoder(located(place, Path()), completed(place, request))
+    about |= {"name": name or about["name"]}
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Loaded(encoder, Checkpoint(**about))
+
+
+def evaluate(
+    loaded: Loaded,
+    wanted: Wanted,
+    *,
+    out: Path | None = None,
+    cpus: int | None = None,
+    report: Callable[[int, int, str, Path], None] = lambda number, of, name, folder: None,
+) -> list[Record]:
+    """Evaluate a checkpoint, as a grid would.
+
+    Args:
+        loaded: the checkpoint.
+        wanted: tasks and datasets.
+        out: run folder for the records, where those that are there are not computed again; None to
+            keep none.
         cpus: threads, None for all cores.
         report: called with (number, number of cells, name, folder of its work) before each cell.
 
     Raises:
-        UserError: a wrong name or setting, or no checkpoint.
+        UserError: no checkpoint, a wrong name or setting, or a dataset that was not fetched.
     """
-    known = registry.entries("tasks")
-    for name in tasks:
-        registry.entry("tasks", name)
-    encoder, about = load_encoder(located(str(path), Path()))
-    names = tasks or [name for name in known if _usual(registry.task(name), encoder)]
-    if len(names) == 1 and names[0] not in given:
-        given = {names[0]: given}
-    for name in given:
-        if name not in names:
-            raise UserError(f"--set {name}…: names no task that runs; {suggest(name, names)}")
-    checkpoint = Checkpoint(**about)
-    if not datasets and checkpoint.pretrain_dataset is None:
-        raise UserError(f"{path} does not say what it was pretrained on: name a --dataset")
-    own, _ = load_train(checkpoint.pretrain_dataset or "") if not datasets else (None, None)
-    data = [load(name) for name in datasets] if own is None else [own]
-    cells = []
-    for name in names:
-        cls = registry.task(name)
-        checked = registry.settings(cls, given.get(name, {}))
-        try:
-            cls(**checked)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
-        settings = registry.plain(checked)
-        for dataset in data:
-            cells.append(
-                Evaluation(
-                    checkpoint.key,
-                    checkpoint.at,
-                    name,
-                    name,
-                    cls.version,
-                    settings,
-                    dataset.name,
-                    dataset.hash,
-                    seed,
-                )
-            )
-    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _records(encoder, checkpoint, cells, out, cpus, report)
-
-
-def _usual(task: type[Task], encoder: Encoder) -> bool:
-    """Whether a task runs unasked: it takes the encoder and does not take long."""
-    try:
-        suited(task, encoder)
-    except NotApplicable:
-        return False
-    return not task.long
+    if not isinstance(loaded, Loaded):  # a path, or a module, of a notebook
+        raise UserError(f"what sslbench.load gives expected, found {type(loaded).__name__}")
+    checkpoint = loaded.checkpoint
+    columns, seeds = chosen(wanted, loaded.encoder, checkpoint)
+    names = dict.fromkeys(name for column in columns for name in column.datasets)
+    data = load_all(names, (row for column in columns for row in column.needs))
+    work = cells(columns, data, seeds, checkpoint.key, checkpoint.at)
+    return _records(loaded, work, data, out, cpus, report)
 
 
 def _records(
-    encoder: Encoder,
-    checkpoint: Checkpoint,
+    loaded: Loaded,
     cells: list[Evaluation],
+    datasets: Mapping[str, Dataset],
     out: Path | None,
     cpus: int | None,
     report: Callable[[int, int, str, Path], None],
@@ -200,8 +184,13 @@ def _records(
         for number, cell in enumerate(cells):
             work = folder / "work" / cell.key[:2] / cell.key
             report(number, len(cells), f"{cell.task} on {cell.dataset}", work)
-            data = load(cell.dataset)
-            record, examples = evaluate_cell(encoder, checkpoint, cell, data, work)
+            before = store.get(cell.key)
+            if before is not None and before.status == "ok":
+                records.append(before)
+                continue
+            record, examples = evaluate_cell(
+                loaded.encoder, loaded.checkpoint, cell, datasets[cell.dataset], work
+            )
             records.append(store.put(record, examples))
             shutil.rmtree(work, ignore_errors=True)
     return records

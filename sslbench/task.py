@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sslbench.data.split import Dataset
+from sslbench.data.table import Row
 from sslbench.encoder import Encoder
 
 
@@ -86,6 +87,10 @@ class Task(ABC):
         Raises:
             NotApplicable: the encoder or the dataset cannot do what the protocol needs.
         """
+
+    def needs(self) -> tuple[Row, ...]:
+        """What must have been fetched besides the dataset."""
+        return ()
 
     def chance(self, data: Dataset) -> float | None:
         """Headline score without looking at the input; None where that has no meaning."""

@@ -29,8 +29,9 @@ import torch
 
 from sslbench.classification import Examples, correct, examples, join, per_class
 from sslbench.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from sslbench.data.frost import textures
+from sslbench.data.frost import FROST, textures
 from sslbench.data.split import Dataset
+from sslbench.data.table import Row
 from sslbench.encoder import Encoder
 from sslbench.errors import UserError, suggest
 from sslbench.features import features
@@ -77,6 +78,10 @@ class Robustness(Task):
             if not given or len(set(given)) < len(given):
                 raise UserError(f"{what}: at least one, each once, expected, found {given}")
         self.classifier, self.corruptions, self.severities = classifier, corruptions, severities
+
+    def needs(self) -> tuple[Row, ...]:
+        """The photographs of frost."""
+        return (FROST,) if "frost" in self.corruptions else ()
 
     def run(self, encoder: Encoder, data: Dataset, *, seed: int, folder: Path) -> Result:
         """Fit on clean images, score the clean and the corrupted test split."""

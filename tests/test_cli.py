@@ -9,7 +9,7 @@ import pytest
 
 from sslbench import registry
 from sslbench.cli import last_line
-from sslbench.single import _usual as usual
+from sslbench.wanted import _usual as usual
 from tests.conftest import tiny_resnet
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 COMMANDS = [
     "list", "fetch", "pretrain", "evaluate", "run", "retry", "status", "cancel", "logs", "clean",
-    "publish", "merge", "predict",
+    "publish", "merge", "predict", "doctor",
 ]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_help_and_lists_do_not_import_torch(words):
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("kind", ["methods", "tasks", "datasets", "encoders"])
+@pytest.mark.parametrize("kind", ["methods", "tasks", "datasets", "suites", "encoders"])
 def test_lists_are_json_arrays_with_names(kind):
     status, out, _ = sslbench("list", kind, "--json")
     rows = json.loads(out)
@@ -84,6 +84,11 @@ def test_lists_are_json_arrays_with_names(kind):
     if kind == "methods":
         assert {"pixels", "untrained", "simclr", "byol", "mae"} <= {row["name"] for row in rows}
         assert all(row["family"] and row["version"] for row in rows)
+    if kind == "suites":
+        assert {row["name"]: row["datasets"] for row in rows}["vision-frozen"] == [
+            "cifar10-mini",
+            "koppen",
+        ]
 
 
 def test_evaluation_of_a_checkpoint_prints_and_keeps_its_scores(trained, tmp_path):
@@ -96,6 +101,35 @@ def test_evaluation_of_a_checkpoint_prints_and_keeps_its_scores(trained, tmp_pat
     status, out, error = sslbench("publish", tmp_path / "run", "--out", tmp_path / "board")
     assert status == 0, error
     assert (tmp_path / "board" / "index.html").exists()
+
+
+SUITE = """\
+name = "mine"
+[evaluate]
+tasks = ["knn", "few_shot"]
+datasets = ["digits"]
+[override.few_shot]
+episodes = 20
+"""
+
+
+def test_a_suite_is_evaluated_at_once(trained, tmp_path):
+    path, cache = tmp_path / "mine.toml", str(trained / "cache")
+    path.write_text(SUITE)
+    words = ["evaluate", trained / "run", "--suite", path]
+    status, out, error = sslbench(*words, "--out", tmp_path / "run", SSLBENCH_CACHE=cache)
+    assert status == 0, error
+    assert {line.split()[0] for line in out.splitlines()[1:]} == {"knn", "few_shot"}
+    assert len(list((tmp_path / "run" / "records").glob("*/*.json"))) == 2
+    path.write_text(SUITE.replace("episodes", "episode"))
+    assert f"{path}, line 5: FewShot has no setting 'episode'" in fails(*words)
+    line = fails(*words, "--task", "knn")
+    assert "(--suite)" in line
+    assert "(--task)" in line
+    message = fails("evaluate", trained / "run", "--suite", "vison")
+    assert "no suite 'vison'; did you mean 'vision'?" in message
+    message = fails("evaluate", trained / "run", "--suite", "vision-frozen", SSLBENCH_CACHE=cache)
+    assert "run `sslbench fetch cifar10-mini koppen`" in message
 
 
 def pretrain(*words, out=f"{os.devnull}/never"):
@@ -166,7 +200,7 @@ def test_a_damaged_checkpoint_is_refused(trained, tmp_path):
     path = tmp_path / "run" / "encoder" / "encoder.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "damaged checkpoint" in fails("evaluate", tmp_path / "run")
-    assert "not a checkpoint folder" in fails("evaluate", tmp_path / "gone")
+    assert "no such file or folder" in fails("evaluate", tmp_path / "gone")
 
 
 def test_another_run_is_not_overwritten(trained):

@@ -5,18 +5,20 @@ The formats are recognised by what is in the files, not by their names.
 
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from sslbench.encoder import Encoder
 from sslbench.errors import UserError, suggest
 from sslbench.external.request import Report, Request
 
+if TYPE_CHECKING:
+    from sslbench.encoder import Encoder
+
 
 class _Format(Protocol):
-    def load(self, path: Path, request: Request) -> tuple[Encoder, Report]: ...
+    def load(self, path: Path, request: Request) -> "tuple[Encoder, Report]": ...
 
 
-def load(path: Path, request: Request) -> tuple[Encoder, Report]:
+def load(path: Path, request: Request) -> "tuple[Encoder, Report]":
     """The encoder of a checkpoint, in eval mode, and what was found in it.
 
     Args:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,6 +36,8 @@ class Match:
         misshapen: the encoder's name → the tensor of another shape.
         missing: the encoder's names that are not there.
         unused: names in the same dictionary that the encoder does not have.
+        further: places of whole blocks among them that continue a row of the encoder's: the
+            checkpoint is of a deeper architecture.
     """
 
     place: str
@@ -44,6 +46,7 @@ class Match:
     misshapen: Mapping[str, Tensor]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    further: tuple[str, ...] = ()
 
     @property
     def lacking(self) -> int:
@@ -57,8 +60,8 @@ class Match:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing lacks."""
-        return self.lacking == 0
+        """Whether nothing lacks, and nothing shows that the architecture is another."""
+        return self.lacking == 0 and not self.further
 
 
 def matches(wanted: Mapping[str, Tensor], sets: list[tuple[str, dict[str, Tensor]]]) -> list[Match]:
@@ -76,7 +79,7 @@ def matches(wanted: Mapping[str, Tensor], sets: list[tuple[str, dict[str, Tensor
         for place, tensors in sets:
             for prefix in _prefixes(set(theirs.values()), tensors):
                 out.append(_match(wanted, theirs, tensors, place, prefix, layout))
-    out.sort(key=lambda match: match.lacking)
+    out.sort(key=lambda match: (match.lacking, len(match.further)))
     return out
 
 
@@ -116,7 +119,25 @@ def _match(
         there[name] = tensors[key]
     spelled = ": ".join(part for part in (place, prefix) if part)
     unused = tuple(name for name in tensors if name not in used)
-    return Match(spelled, layout, found, misshapen, tuple(missing), unused)
+    rest = [name.removeprefix(prefix) for name in unused if name.startswith(prefix)]
+    further = _further([*theirs.values()], rest)
+    return Match(spelled, layout, found, misshapen, tuple(missing), unused, further)
+
+
+def _further(names: list[str], rest: list[str]) -> tuple[str, ...]:
+    """Numbered blocks of at least 3 tensors, in rows that the encoder has shorter."""
+    rows = {before for name in names for before, _ in _numbered(name)}
+    blocks = Counter(
+        f"{before}{number}" for name in rest for before, number in _numbered(name) if before in rows
+    )
+    own = {f"{before}{number}" for name in names for before, number in _numbered(name)}
+    return tuple(block for block, count in blocks.items() if count > 2 and block not in own)
+
+
+def _numbered(name: str) -> Iterator[tuple[str, str]]:
+    """`layer1.2.conv1.weight` → ("layer1.", "2"): each number in a name, with what precedes it."""
+    for found in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+        yield name[: found.start()], found[0]
 
 
 def choose(fitting: list[Match], weights: str | None, path: str) -> Match:

@@ -61,7 +61,7 @@ def load(path: Path, request: Request) -> tuple[Encoder, Report]:
     config["name"] = name.partition(".")[0]  # without timm's tag, which says where weights are from
     encoder, fitting = _fitted(config, sets)
     match = fitting[0] if fitting else None
-    if match is None or not (match.whole or request.allow_missing):
+    if match is None or match.further or not (match.whole or request.allow_missing):
         raise UserError(f"{file}: {_lacking(encoder, match, sets)}")
     if match.whole:
         match = choose([other for other in fitting if other.whole], request.weights, str(file))
@@ -184,6 +184,8 @@ def _lacking(encoder: Encoder, match: Match | None, sets: Sets) -> str:
             for name, tensor in match.misshapen.items()
         ]
         said.append(f"of another shape: {_some(shapes)}")
+    if match.further:
+        said.append(f"the file goes on with {_some(match.further)}: a deeper architecture")
     if match.unused:
         said.append(f"not used: {_some(match.unused)}")
     return "; ".join(said) + _guess(sets)

@@ -1,6 +1,6 @@
 """What a grid consists of: pretraining runs and evaluations, named by hashes of what they are."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
 
@@ -8,6 +8,7 @@ from sslbench import registry
 from sslbench.data import load_train
 from sslbench.encoder import Encoder, build, label
 from sslbench.errors import NotApplicable, UserError
+from sslbench.external.request import Request
 from sslbench.features import EXTRACTOR_VERSION
 from sslbench.hashing import digest
 from sslbench.method import Method, Recipe
@@ -147,11 +148,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class External:
-    """A checkpoint folder that takes part as it is."""
+    """A checkpoint that takes part as it is.
+
+    Attributes:
+        request: what it does not say itself.
+    """
 
     name: str
     path: str
     key: str
+    request: Request = field(default_factory=Request)
 
 
 @dataclass(frozen=True)

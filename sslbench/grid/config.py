@@ -1,20 +1,17 @@
 """grid.toml → a checked description of the grid."""
 
-import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from sslbench import suite, toml_file
 from sslbench.errors import UserError, suggest
+from sslbench.external.request import Request
+from sslbench.toml_file import Table, line_of
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class PretrainTable(_Table):
+class PretrainTable(Table):
     """[pretrain]: every combination of these lists is one pretraining run per seed.
 
     Attributes:
@@ -34,22 +31,44 @@ class PretrainTable(_Table):
     precision: str = "float32"
 
 
-class CheckpointTable(_Table):
-    """[[checkpoint]]: a checkpoint folder that takes part as a method does."""
+class CheckpointTable(Table):
+    """[[checkpoint]]: a checkpoint that takes part as a method does.
+
+    Attributes:
+        name: of its row.
+        path: relative to the grid file, or `fetched:NAME`.
+
+    The others say of somebody else's what it does not say itself: see
+    `sslbench.external.request.Request`.
+    """
 
     name: str
     path: str
+    encoder: dict[str, Any] = Field(default_factory=dict)
+    preprocess: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    allow_missing: bool = False
+    trust_code: bool = False
+    pretrained_on: str | None = None
+
+    @property
+    def request(self) -> Request:
+        """What the file says of the checkpoint."""
+        return Request(**self.model_dump(exclude={"name", "path"}))
 
 
-class EvaluateTable(_Table):
-    """[evaluate]: every task on every dataset, for each seed."""
+class EvaluateTable(suite.EvaluateTable):
+    """[evaluate]: every task on every dataset, for each seed.
 
-    tasks: list[str]
-    datasets: list[str]
-    seeds: list[int] = Field(default_factory=lambda: [0])
+    Attributes:
+        suite: whose tasks, datasets and settings these are: a name, or the path of a file relative
+            to the grid's; None: the grid's own.
+    """
+
+    suite: str | None = None
 
 
-class Resources(_Table):
+class Resources(Table):
     """[resources.pretrain] and [resources.evaluate]: what one job gets.
 
     Attributes:
@@ -95,14 +114,14 @@ class Resources(_Table):
         return self.nodes * (self.processes or max(1, self.gpus))
 
 
-class ResourcesTable(_Table):
+class ResourcesTable(Table):
     """[resources]: by stage."""
 
     pretrain: Resources = Resources()
     evaluate: Resources = Resources()
 
 
-class Keep(_Table):
+class Keep(Table):
     """[keep]: what stays on disk although no later step needs it.
 
     Attributes:
@@ -114,56 +133,51 @@ class Keep(_Table):
     features: bool = True
 
 
-class Grid(_Table):
+class Grid(suite.Suite):
     """A whole grid file.
 
     Attributes:
         name: of the run folder and the leaderboard.
         seeds: of pretraining.
-        override: method, task or variant name → its settings, with the tables `encoder`, `recipe`
-            and the key `epochs` for methods, `datasets` (some of [evaluate]'s) for tasks, and
-            `resources`; `of` makes it a variant with a row of
-            its own.
+        override: as a suite has it, and method or variant name → its settings, with the tables
+            `encoder`, `recipe` and the key `epochs`.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
     seeds: list[int] = Field(default_factory=lambda: [0])
     pretrain: PretrainTable | None = None
     checkpoint: list[CheckpointTable] = Field(default_factory=list)
     evaluate: EvaluateTable
-    override: dict[str, dict[str, Any]] = Field(default_factory=dict)
     resources: ResourcesTable = ResourcesTable()
     keep: Keep = Keep()
 
 
 def read(path: Path) -> Grid:
-    """Parse and check a grid file.
+    """Parse and check a grid file; what it takes from a suite stands in it as if it were its own.
 
     Raises:
         UserError: no file, no TOML, an unknown key (with its line and what is allowed) or a value
             of another type.
     """
+    given = toml_file.load(path, "grid file")
+    evaluate = given.get("evaluate")
+    if not isinstance(evaluate, dict) or not isinstance(name := evaluate.get("suite"), str):
+        return toml_file.check(Grid, given, path)
+    at = line_of(path, "evaluate", "suite")
+    if both := sorted({"tasks", "datasets"} & evaluate.keys()):
+        raise UserError(
+            f"{at}: [evaluate] has a suite, which says what is evaluated, and {' and '.join(both)}"
+        )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: cannot read the grid file: {reason}") from None
-    try:
-        return Grid.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
-    except ValidationError as error:
-        # An unknown key says more than the required one that it was meant to be.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        where = [part for part in first["loc"] if isinstance(part, str)]
-        place = ".".join(str(part) for part in first["loc"])
-        line = _line(text, where)
-        at = f"{path}, line {line}" if line else str(path)
-        if first["type"] == "extra_forbidden":
-            allowed = suggest(where[-1], list(_fields(where[:-1])))
-            raise UserError(f"{at}: unknown key {place!r}; {allowed}") from None
-        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
-        raise UserError(f"{at}: {place}: {first['msg']}{found}") from None
+        taken = suite.read(suite.find(name, path.parent))
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
+    given["evaluate"] = {**taken.evaluate.model_dump(), **evaluate}
+    grid = toml_file.check(Grid, given, path)
+    changed = {
+        key: suite.changed(taken.override.get(key, {}), grid.override.get(key, {}))
+        for key in (*taken.override, *grid.override)
+    }
+    return grid.model_copy(update={"override": changed})
 
 
 def merged(base: Resources, changes: Any, where: str) -> Resources:
@@ -179,35 +193,3 @@ def merged(base: Resources, changes: Any, where: str) -> Resources:
             allowed = suggest(key, list(Resources.model_fields))
             raise UserError(f"{where}: unknown key {key!r}; {allowed}") from None
         raise UserError(f"{where}.{key}: {first['msg']}, found {first['input']!r}") from None
-
-
-def _fields(where: list[str]) -> dict[str, Any]:
-    """The fields of the table at `where`."""
-    model: Any = Grid
-    for name in where:
-        options = [model.model_fields[name].annotation]
-        while options and not (isinstance(options[0], type) and issubclass(options[0], BaseModel)):
-            options = [*getattr(options[0], "__args__", ()), *options[1:]]
-        model = options[0]
-    return dict(model.model_fields)
-
-
-def _line(text: str, where: list[str]) -> int | None:
-    """Number of the line that sets the key at `where`, or opens its table."""
-    section: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if match := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-            section = [part.strip(" \"'") for part in match[1].split(".")]
-            if section == where:
-                return number
-        elif match := re.match(r"\s*([\w\"'.-]+)\s*=", line):
-            key = [part.strip("\"'") for part in match[1].split(".")]
-            if [*section, *key] == where[: len(section) + len(key)] and len(key) + len(section) > 0:
-                return number
-    return None
-
-
-def line_of(path: Path, *where: str) -> str:
-    """Where a key stands, as `FILE, line N`, or just the file where the line is not found."""
-    line = _line(path.read_text(encoding="utf-8"), list(where))
-    return f"{path}, line {line}" if line else str(path)

@@ -107,8 +107,10 @@ class Job:
         device: str,
     ) -> None:
         """All cells of the checkpoint at one share of the pretraining."""
-        along = isinstance(source, Pretraining) and share < 1
-        encoder, about = load_encoder(folder / f"encoder-{share:g}" if along else folder)
+        if isinstance(source, External):
+            encoder, about = load_encoder(folder, source.request)
+        else:
+            encoder, about = load_encoder(folder / f"encoder-{share:g}" if share < 1 else folder)
         about |= {"name": source.name, "key": source.key}
         encoder.to(device)
         for name in dict.fromkeys(cell.dataset for cell in cells):

@@ -5,15 +5,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sslbench import registry
+from sslbench import registry, suite
 from sslbench.checkpoint import load_encoder
-from sslbench.data import load, load_train
-from sslbench.data.weights import located
+from sslbench.data import load_all, load_train
+from sslbench.data.weights import completed, located
 from sslbench.errors import NotApplicable, UserError, suggest
-from sslbench.grid.cells import Evaluation, External, Pretraining, Work
-from sslbench.grid.config import Grid, Resources, line_of, merged
+from sslbench.grid.cells import External, Pretraining, Work
+from sslbench.grid.columns import cells, columns, override, rows
+from sslbench.grid.config import Grid, Resources, merged
 from sslbench.hashing import digest
 from sslbench.pretrain import PRECISIONS
+from sslbench.toml_file import line_of
 
 
 def plan(grid: Grid, path: Path) -> list[Work]:
@@ -26,65 +28,21 @@ def plan(grid: Grid, path: Path) -> list[Work]:
     Raises:
         UserError: an unknown method, task, dataset, encoder or setting.
     """
-    tasks = _rows(grid, "tasks", grid.evaluate.tasks, path)
-    datasets = {name: load(name) for name in grid.evaluate.datasets}
+    if grid.evaluate.suite is not None:  # by itself first: errors name its file and not the grid's
+        place = suite.find(grid.evaluate.suite, path.parent)
+        columns(suite.read(place), place)
+    protocols = columns(grid, path, ("methods", "tasks"))
+    datasets, seeds = load_all(grid.evaluate.datasets), grid.evaluate.seeds
     out = []
-
-    def evaluations(key: str, *shares: float) -> list[Evaluation]:
-        return [
-            Evaluation(key, at, *protocol, name, datasets[name].hash, seed)
-            for at in shares
-            for protocol in protocols
-            for name in wanted[protocol[0]]
-            for seed in grid.evaluate.seeds
-        ]
-
-    protocols = [_protocol(grid, name, of, path) for name, of in tasks.items()]
-    targets = {name: data.targets for name, data in datasets.items()}
-    wanted = {name: _datasets(grid, name, of, path, targets) for name, of in tasks.items()}
     for run in _pretrainings(grid, path):
-        out.append(Work(run, evaluations(run.key, *run.at, 1.0)))
+        out.append(Work(run, cells(protocols, datasets, seeds, run.key, *run.at, 1.0)))
     for table in grid.checkpoint:
-        folder = located(table.path, path.parent)
-        _, about = load_encoder(folder)
-        source = External(
-            table.name,
-            str(folder),
-            digest(table.name, about.get("encoder_config"), about["weights_hash"]),
-        )
-        out.append(Work(source, evaluations(source.key, about["at"])))
+        place, request = located(table.path, path.parent), completed(table.path, table.request)
+        _, about = load_encoder(place, request)
+        key = digest(table.name, about.get("encoder_config"), about["weights_hash"])
+        source = External(table.name, str(place), key, request)
+        out.append(Work(source, cells(protocols, datasets, seeds, source.key, about["at"])))
     return out
-
-
-def _rows(grid: Grid, kind: str, names: list[str], path: Path) -> dict[str, str]:
-    """Row name → registry name, for the listed names and the variants of them."""
-    known = registry.entries(kind)
-    variants = {n: t["of"] for n, t in grid.override.items() if t.get("of") in known}
-    table, key = ("pretrain", "methods") if kind == "methods" else ("evaluate", "tasks")
-    for name in names:
-        if name not in known and name not in variants:
-            what = f"unknown {kind.removesuffix('s')} {name!r}"
-            hint = suggest(name, [*known, *variants])
-            raise UserError(f"{line_of(path, table, key)}: {what}; {hint}")
-    everything = {*registry.entries("methods"), *registry.entries("tasks")}
-    for name, override in grid.override.items():
-        target = override.get("of", name)
-        if target not in everything:
-            raise UserError(
-                f"{line_of(path, 'override', name)}: {target!r} is neither a method nor a task; "
-                f"{suggest(target, sorted(everything))}"
-            )
-    return {name: variants.get(name, name) for name in dict.fromkeys([*names, *variants])}
-
-
-def _override(grid: Grid, name: str, of: str) -> dict[str, Any]:
-    """Settings of a row: its method's or task's, then its own."""
-    both = dict(grid.override.get(of, {})) if of != name else {}
-    for key, value in grid.override.get(name, {}).items():
-        base = both.get(key)
-        tables = isinstance(base, dict) and isinstance(value, dict) and key != "encoder"
-        both[key] = {**base, **value} if tables else value  # type: ignore[dict-item]
-    return {key: value for key, value in both.items() if key not in ("of", "resources")}
 
 
 def resources(grid: Grid, stage: str, name: str, of: str) -> Resources:
@@ -106,41 +64,12 @@ def resources(grid: Grid, stage: str, name: str, of: str) -> Resources:
     return found
 
 
-def _protocol(grid: Grid, name: str, of: str, path: Path) -> tuple[str, str, int, dict[str, Any]]:
-    """Name, protocol, version and all settings of a column."""
-    cls = registry.task(of)
-    try:
-        given = _override(grid, name, of)
-        given.pop("datasets", None)
-        settings = registry.settings(cls, given)
-        cls(**settings)
-    except (UserError, ValueError) as error:
-        raise UserError(f"{line_of(path, 'override', name)}: {error}") from None
-    return name, of, cls.version, registry.plain(settings)
-
-
-def _datasets(
-    grid: Grid, name: str, of: str, path: Path, targets: dict[str, tuple[str, ...]]
-) -> list[str]:
-    """What a task is run on: its own choice of the grid's datasets, or those with its targets.
-
-    Where none has them, all: the records say so.
-    """
-    known, needed = grid.evaluate.datasets, registry.task(of).target
-    fitting = [dataset for dataset in known if needed is None or needed in targets[dataset]]
-    given = _override(grid, name, of).get("datasets", fitting or known)
-    if not isinstance(given, list) or not given or not set(given) <= set(known):
-        found = f"datasets = {given!r}; some of [evaluate]'s expected: {', '.join(known)}"
-        raise UserError(f"{line_of(path, 'override', name)}: {found}")
-    return given
-
-
 def _pretrainings(grid: Grid, path: Path) -> Iterator[Pretraining]:
     table = grid.pretrain
     if table is None:
         return
-    for name, of in _rows(grid, "methods", table.methods, path).items():
-        given = _override(grid, name, of)
+    for name, of in rows(grid, "methods", table.methods, path).items():
+        given = override(grid, name, of)
         encoders = [given.pop("encoder")] if "encoder" in given else table.encoders
         epochs = [given.pop("epochs")] if "epochs" in given else table.epochs
         for dataset in table.datasets:

@@ -4,13 +4,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from sslbench import suite
 from sslbench.errors import UserError
 from sslbench.grid import scheduler, slurm
 from sslbench.grid.arrange import Array, Costs, arrange
 from sslbench.grid.cells import Pretraining, Work
-from sslbench.grid.config import Grid
+from sslbench.grid.config import Grid, read
 from sslbench.grid.job import done, finished, record_reason
 from sslbench.grid.plan import check
 from sslbench.grid.scheduler import Cluster
@@ -152,10 +154,14 @@ def _arranged(
 
 @contextmanager
 def opened(folder: Path, path: Path) -> Iterator[None]:
-    """The run folder, for one process at a time, with a copy of the grid file."""
+    """The run folder, for one process at a time, with a copy of the grid file, and of its suite."""
+    given, files = read(path).evaluate.suite, {"grid.toml": path}
+    if given is not None and given.endswith(".toml"):
+        files[Path(given).name] = suite.find(given, path.parent)
     try:
         with exclusive(folder):
-            write_atomic(folder / "grid.toml", lambda temporary: shutil.copy(path, temporary))
+            for name, source in files.items():
+                write_atomic(folder / name, partial(shutil.copy, source))
             yield
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from None

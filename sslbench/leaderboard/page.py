@@ -99,6 +99,8 @@ def _facts(board: Board, row: Row, column: Column) -> list[str]:
         facts.append("One pretraining seed: a number about this checkpoint, not the method.")
     if column.chance is not None:
         facts.append(f"Chance: {text.score(column, column.chance)}.")
+    shared = {record.overlap for record in cell.records if record.overlap}
+    facts += [f"Known overlap with the pretraining data: {text_}." for text_ in sorted(shared)]
     best = [r.name for r in board.rows if board.cells[r, column].mark == "best"]
     if cell.mark == "best":
         facts.append("Best of its column.")
@@ -194,6 +196,7 @@ def _checkpoint(checkpoints: list[Checkpoint]) -> Section:
             "final loss": c.pretrain_loss,
             "pretraining time": c.pretrain_seconds and text.duration(c.pretrain_seconds),
             "weights": c.weights_hash,
+            **_found(c.external),
             "checkpoint": c.key,
             **{f"settings.{name}": value for name, value in c.settings.items()},
             **{f"recipe.{name}": value for name, value in c.recipe.items()},
@@ -202,6 +205,21 @@ def _checkpoint(checkpoints: list[Checkpoint]) -> Section:
         for c in checkpoints
     ]
     return "Checkpoint", _merged(about)
+
+
+def _found(external: dict[str, Any]) -> dict[str, Any]:
+    """What was found in somebody else's checkpoint, in a few words."""
+    if not external:
+        return {}
+    return {
+        "format": external["format"],
+        "weights found": f"{external['matched']} of {external['wanted']}",
+        "weights at": external["weights"] or None,
+        "weights missing": ", ".join(external["missing"]) or None,
+        "stored as": external["dtype"],
+        "preprocessing from": external["preprocessing"],
+        **{f"sha256 of {name}": sha256 for name, sha256 in external["files"].items()},
+    }
 
 
 def _merged(facts: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:

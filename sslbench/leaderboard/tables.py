@@ -8,7 +8,14 @@ import pandas as pd
 from sslbench.leaderboard.board import Board, Row
 from sslbench.records import Record
 
-COUNTS = ("n", "n_train", "n_test", "method_version", "parameters")  # integers that may be missing
+COUNTS = (
+    "n",
+    "n_train",
+    "n_test",
+    "method_version",
+    "parameters",
+    "image_size",
+)  # integers that may be missing
 
 
 def long(records: list[Record]) -> pd.DataFrame:
@@ -74,6 +81,9 @@ def _lines(record: Record) -> list[dict[str, Any]]:
                 "settings": _json(c.settings),
                 "recipe": _json(c.recipe),
                 "encoder_config": _json(c.encoder_config),
+                "image_size": c.encoder_config.get("image_size"),
+                "external": _json(c.external),
+                "overlap": record.overlap,
                 "protocol": record.protocol,
                 "task_settings": _json(record.task_settings),
                 "selected": _json(record.selected),

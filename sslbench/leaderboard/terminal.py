@@ -33,6 +33,8 @@ def _table(board: Board, dataset: str) -> Table:
     names = [row.name for row in board.rows]
     for row in text.order(board):
         label = Text(row.name)
+        if board.checkpoints(row)[0].family == "external":
+            label.append(" external", style="dim")
         if names.count(row.name) > 1:
             label.append("\n" + ", ".join(text.about(row)), style="dim")
         grid.add_row(label, *(_cell(column, board.cells[row, column]) for column in columns))

@@ -81,9 +81,11 @@ def aggregates(board: Board) -> str:
 
 
 def about(row: Row) -> list[str]:
-    """Encoder, pretraining data and budget of a row."""
+    """Encoder, pretraining data and budget of a row, as far as they are known."""
     if not row.pretrain_dataset:
         return [row.encoder]
+    if not row.pretrain_epochs:
+        return [row.encoder, row.pretrain_dataset]
     epochs = f"{row.pretrain_epochs} epoch{'' if row.pretrain_epochs == 1 else 's'}"
     return [row.encoder, row.pretrain_dataset, epochs]
 

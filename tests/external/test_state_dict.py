@@ -113,6 +113,23 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert loaded(written(tmp_path, uncounted), RESNET)[1]["external"]["matched"] == total
 
 
+@pytest.mark.parametrize(
+    ("smaller", "larger", "further"),
+    [
+        (RESNET, {**RESNET, "name": "resnet34"}, "layer1.2, layer2.2, layer2.3 and 5 more"),
+        (VIT, {**VIT, "depth": 6}, "blocks.4, blocks.5"),
+    ],
+)
+def test_weights_of_a_deeper_architecture_are_refused(smaller, larger, further, tmp_path):
+    """All that the smaller one wants is there, under the right names and in the right shapes."""
+    _, state = made(larger)
+    for prefix in ("", "module.backbone."):
+        path = written(tmp_path, {**prefixed(state, prefix), **head("fc.weight")})
+        for allowed in (False, True):
+            found = error(path, smaller, allow_missing=allowed)
+            assert f"the file goes on with {further}: a deeper architecture" in found
+
+
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     _, state = made(RESNET)
     path = written(tmp_path, state)
