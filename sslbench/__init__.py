@@ -51,10 +51,11 @@ def load(
     from sslbench import cli, single
     from sslbench.external.request import Request
 
-    config = cli.parse_encoder(encoder) if isinstance(encoder, str) and encoder else encoder
+    given = cli.parse_encoder(encoder) if isinstance(encoder, str) and encoder else encoder
+    config, changes = (dict(x) if isinstance(x, Mapping) else x or {} for x in (given, preprocess))
     request = Request(
-        encoder=dict(config or {}),
-        preprocess=dict(preprocess or {}),
+        encoder=config,
+        preprocess=changes,
         weights=weights,
         allow_missing=allow_missing,
         trust_code=trust_code,

@@ -57,6 +57,18 @@ def save_encoder(encoder: Encoder, folder: Path, about: dict[str, Any]) -> None:
         write_json(temporary / "encoder.json", description)
 
 
+def external_key(name: str, about: dict[str, Any]) -> str:
+    """Key of a checkpoint that takes part as it is.
+
+    Args:
+        name: of its row.
+        about: as `load_encoder` gives it.
+    """
+    seen = about["pretrain_dataset"] if about["family"] == "external" else None
+    more = () if seen is None else (seen,)
+    return digest(name, about.get("encoder_config"), about["weights_hash"], *more)
+
+
 def load_encoder(path: Path, request: Request = OWN) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a checkpoint, in eval mode, and where its weights come from.
 
@@ -73,9 +85,8 @@ def load_encoder(path: Path, request: Request = OWN) -> tuple[Encoder, dict[str,
     if not ours:
         encoder, report = external.load(folder, request)
         weights_id = weights_hash(encoder)
-        return encoder, {
-            "key": digest(encoder.config, weights_id),
-            "name": path.stem if path.is_file() else path.name,
+        about = {
+            "name": path.stem if path.is_file() else path.resolve().name,
             "family": "external",
             "encoder": encoder.label,
             "encoder_config": encoder.config,
@@ -85,6 +96,7 @@ def load_encoder(path: Path, request: Request = OWN) -> tuple[Encoder, dict[str,
             "external": report.plain(),
             "at": 1.0,
         }
+        return encoder, {**about, "key": external_key(str(about["name"]), about)}
     given = [name for name, value in asdict(request).items() if value]
     if given:
         raise UserError(f"{path}: sslbench wrote it, and it says itself its {', '.join(given)}")

@@ -1,6 +1,7 @@
 """What the commands share: settings as text, tables and progress on the terminal."""
 
 import json
+import re
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -45,8 +46,12 @@ def parse_encoder(text: str) -> dict[str, Any]:
     name, bracket, rest = text.partition("(")
     if bracket and not rest.endswith(")"):
         raise UserError(f"encoder {text!r}: expected NAME or NAME(setting=value,…)")
-    pairs = [pair for pair in rest.removesuffix(")").split(",") if pair.strip()]
-    return {"name": name.strip(), **parse_settings(pairs)}
+    inside = rest.removesuffix(")")
+    pairs = [pair for pair in re.split(r",(?![^\[]*\])", inside) if pair.strip()]  # not in lists
+    settings = parse_settings(pairs, "encoder")
+    if "name" in settings:
+        raise UserError(f"encoder {text!r}: its name stands before the bracket")
+    return {"name": name.strip(), **settings}
 
 
 def parse_request(

@@ -1,5 +1,7 @@
 """One interface to every backbone: what is evaluated, and all that a checkpoint holds."""
 
+import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -135,11 +137,20 @@ class ImageEncoder(Encoder):
             mean, std = colour_statistics(data)
             config = {**config, "mean": mean, "std": std}
         settings = {k: v for k, v in config.items() if k not in cls.common}
+        taken = inspect.signature(cls).parameters.values()
+        known = [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
+        if not any(p.kind is p.VAR_KEYWORD for p in taken) and (wrong := {*settings} - {*known}):
+            name = min(wrong)
+            hint = suggest(name, [*known, *cls.common])
+            raise UserError(f"encoder {config['name']} has no setting {name!r}; {hint}")
         return cls(config, **settings)
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
+        for name in self.common:
+            if name in config:
+                check(name, config[name])
         self.image_size = config["image_size"]
         sees = config.get("sees", "colours")
         if sees not in SIGHTS:
@@ -148,8 +159,6 @@ class ImageEncoder(Encoder):
         self.cut, self.squash = config.get("crop", 1.0), config.get("squash", False)
         self.interpolation = config.get("interpolation", "bilinear")
         self.channels = config.get("channels", "rgb")
-        if self.channels not in ORDERS:
-            raise UserError(f"channels = {self.channels!r}; {suggest(self.channels, list(ORDERS))}")
         of = {"mean": [0.5] * 3, "std": [deviation] * 3} if deviation else config
         for name in ("mean", "std"):
             values = torch.tensor(of[name]).view(1, -1, 1, 1)
@@ -185,7 +194,9 @@ def _colours(images: Tensor) -> Tensor:
     return images
 
 
+INTERPOLATIONS = ("bilinear", "bicubic")
 ORDERS = ("rgb", "bgr")
+LARGEST = 8192  # px
 SIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
     # What encoders can see, and about its deviation around 1/2, None where that is the data's.
     "colours": (_colours, None),
@@ -193,6 +204,34 @@ SIGHTS: dict[str, tuple[Callable[[Tensor], Tensor], float | None]] = {
     "lightness": (lightness, 0.25),
     "chroma": (chroma, 0.05),
 }
+
+
+def check(name: str, value: Any) -> None:
+    """Raise UserError where a setting that encoders of images share makes no sense."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "image_size":
+        fits = isinstance(value, int) and number and 0 < value <= LARGEST
+        wanted = f"pixels, 1 to {LARGEST}"
+    elif name == "crop":
+        fits, wanted = number and 0.05 <= value <= 1, "a share from 0.05 to 1"
+    elif name == "squash":
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif name in ("interpolation", "channels"):
+        allowed = INTERPOLATIONS if name == "interpolation" else ORDERS
+        fits, wanted = value in allowed, " or ".join(allowed)
+    elif name in ("mean", "std"):
+        fits = (
+            isinstance(value, list)
+            and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+            and not any(isinstance(v, bool) for v in value)
+            and len(value) in (1, 3)
+            and (name == "mean" or min(value) > 0)
+        )
+        wanted = "three numbers, such as [0.5, 0.5, 0.5],"
+    else:
+        return
+    if not fits:
+        raise UserError(f"{name} = {value!r}: {wanted} expected")
 
 
 def label(config: dict[str, Any]) -> str:
@@ -289,5 +328,8 @@ def build(
         raise UserError(f"an encoder needs a name; found {config}")
     try:
         return constructor(config["name"]).make(dict(config), data, tokenizer)
-    except TypeError as error:
-        raise UserError(f"encoder {config['name']}: {error}") from None
+    except (UserError, NotApplicable):
+        raise
+    except Exception as error:  # a value that the architecture refuses, each in its own way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"encoder {config['name']}: {reason}") from error

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sslbench.backbones.dual import Dual
+from sslbench.backbones.open_clip_model import OpenClip
 from sslbench.checkpoint import load_encoder
 from sslbench.data import load
 from sslbench.data.files import ImageFiles
@@ -68,7 +69,7 @@ def predict(
     """Rank the labels for each image by scale · cosine + bias, both as the model learned them.
 
     Args:
-        checkpoint: folder of an image–text model.
+        checkpoint: folder of an image–text model, of open_clip's too.
         images: image files.
         labels: at least one.
         templates: prompts, see `sslbench.prompts`.
@@ -78,7 +79,7 @@ def predict(
         UserError: no checkpoint of such a model, or an image that is missing or cannot be read.
     """
     encoder, _ = load_encoder(checkpoint)
-    if not isinstance(encoder, Dual):
+    if not isinstance(encoder, Dual | OpenClip):
         raise UserError(f"{checkpoint}: {encoder.label} has no text encoder, so it knows no labels")
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     files = ImageFiles(Path(), [str(path) for path in images], None)

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from sslbench import distributed, registry
-from sslbench.checkpoint import load_encoder
+from sslbench.checkpoint import external_key, load_encoder
 from sslbench.data import load_all, load_train
 from sslbench.data.split import Dataset
 from sslbench.data.weights import completed, located
@@ -133,7 +133,10 @@ def load(path: str | Path, request: Request, name: str | None = None) -> Loaded:
     """
     place = str(path)
     encoder, about = load_encoder(located(place, Path()), completed(place, request))
-    about |= {"name": name or about["name"]}
+    if name is not None:
+        if not name.strip():
+            raise UserError("--name: a name expected, found none")
+        about |= {"name": name, "key": external_key(name, about)}
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     return Loaded(encoder, Checkpoint(**about))
 

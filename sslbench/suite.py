@@ -17,7 +17,7 @@ class EvaluateTable(Table):
 
     tasks: list[str] = Field(min_length=1)
     datasets: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(default_factory=lambda: [0])
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
 
 
 class Suite(Table):

@@ -42,6 +42,8 @@ class Wanted:
         for what, given in (("tasks", self.tasks), ("datasets", self.datasets)):
             if isinstance(given, str):  # its letters would be names
                 raise UserError(f"{what} = {given!r}: expected a list of names")
+        if self.seed is not None and not isinstance(self.seed, int):
+            raise UserError(f"seed = {self.seed!r}: a whole number expected")
 
 
 def chosen(

@@ -14,6 +14,7 @@ from sslbench.tokenizer import Tokenizer
 
 KINDS = {"onnx": "ONNX", "torch_export": "torch.export", "python_file": "Python"}
 POOLINGS = ("first", "mean")
+PIECE = 64  # images at a time without gradients: what a runtime keeps for reuse grows with it
 
 
 class Opaque(ImageEncoder):
@@ -86,7 +87,10 @@ class Opaque(ImageEncoder):
         """The chosen output (B, …); to a fixed batch size, black images fill the last batch."""
         if self.training and torch.is_grad_enabled() and not any(True for _ in self.parameters()):
             raise NotApplicable(f"{self.label} has no weights that torch could train")
-        size = self.batch or max(len(images), 1)
+        size = self.batch or len(images)
+        if self.batch is None and not torch.is_grad_enabled():
+            size = min(size, PIECE)
+        size = max(size, 1)
         filled = F.pad(images, (*[0] * 7, -len(images) % size))
         parts = [self._outputs(part)[self.output] for part in filled.split(size)]
         return torch.cat(parts)[: len(images)]
@@ -118,6 +122,8 @@ def _choice(found: dict[str, Tensor], count: int, wanted: str | None) -> str:
         raise UserError(
             f"{count} images give {shapes}; expected (B, D), tokens (B, N, D) or maps (B, C, H, W)"
         )
+    if any(found[name].is_complex() for name in fitting):
+        raise UserError(f"complex features: {shapes}; real numbers expected")
     vectors = [name for name in fitting if found[name].ndim == 2]
     for names in (fitting, vectors):
         if len(names) == 1:

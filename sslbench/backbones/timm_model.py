@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from sslbench.encoder import ImageEncoder, pooled
-from sslbench.errors import NotApplicable
+from sslbench.errors import NotApplicable, UserError
+
+# Arguments of timm.create_model that are no settings of an architecture.
+_RESERVED = (
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
+    "scriptable", "exportable", "no_jit", "features_only", "num_classes",
+)  # fmt: skip
 
 
 class TimmModel(ImageEncoder):
@@ -86,7 +92,13 @@ class TimmModel(ImageEncoder):
 
 
 def _create(name: str, size: int, settings: dict[str, Any]) -> Any:
-    """Timm's model without classifier, for images of this size; other sizes where it can."""
+    """Timm's model without classifier, for images of this size; other sizes where it can.
+
+    Raises:
+        UserError: a setting that would fetch or read weights, or one that timm refuses.
+    """
+    if reserved := sorted({*settings} & {*_RESERVED}):
+        raise UserError(f"encoder {name}: {', '.join(reserved)} cannot be set")
     sized = {"img_size": settings.pop("img_size", size)}
     for flexible in ({**sized, "dynamic_img_size": True}, sized):
         try:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from sslbench.errors import UserError, suggest
+from sslbench.errors import NotApplicable, UserError, suggest
 from sslbench.external.request import Report, Request
 
 if TYPE_CHECKING:
@@ -29,14 +29,25 @@ def load(path: Path, request: Request) -> "tuple[Encoder, Report]":
     Raises:
         UserError: no checkpoint, a damaged one, or one whose weights do not all fit.
     """
-    from sslbench.external import reading, state_dict
-
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    try:
+        return _load(path, request)
+    except (UserError, NotApplicable, OSError):
+        raise
+    except Exception as error:  # of what the files say, a library has refused something
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: {type(error).__name__}: {reason}") from error
+
+
+def _load(path: Path, request: Request) -> "tuple[Encoder, Report]":
+    from sslbench.external import reading, state_dict
+
     if path.is_dir():
         if (path / "open_clip_config.json").exists():
             return _module("open_clip").load(path, request)
-        if (path / "config.json").exists() and not state_dict.is_timm(path):
+        named = path / "config.json"
+        if named.exists() and "model_type" in reading.table(named):
             return _module(_kind(path)).load(path, request)
         if not state_dict.is_timm(path):
             path = reading.weights_file(path)

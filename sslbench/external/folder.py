@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sslbench.errors import UserError
@@ -47,6 +48,17 @@ class Folder:
             raise UserError(f"{self.path}: {name} is missing")
         return reading.table(self._noted(self.path / name))
 
+    def _check(self, values: dict[str, Tensor], path: Path) -> None:
+        """Raise UserError where weights are quantised, complex, or no values."""
+        try:
+            reading.sets(values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        for name, value in values.items():
+            if value.is_complex() or value.dtype in (torch.int8, torch.uint8):
+                kind = str(value.dtype).removeprefix("torch.")
+                raise UserError(f"{path}: {name} is stored as {kind}; floating numbers expected")
+
     def weights(self, *names: str) -> dict[str, Tensor]:
         """The tensors of the first of these files that is there, whole or in several parts.
 
@@ -65,6 +77,7 @@ class Folder:
             trees = [reading.read(self._noted(path)) for path in paths]
             values = {name: value for tree in trees for name, value in tree.items()}
             if all(isinstance(value, Tensor) for value in values.values()):
+                self._check(values, whole)
                 return values
             raise UserError(f"{whole}: expected tensors by name, found {', '.join([*values][:3])}")
         raise UserError(f"{self.path}: no weights in it; expected {' or '.join(names)}")
@@ -103,6 +116,7 @@ def account(
             f" not {', '.join(lost[:3])}{more}"
         )
     types = Counter(str(tensor.dtype) for tensor in tensors.values() if tensor.is_floating_point())
+    types.setdefault("torch.float32", 0)
     return Report(
         form,
         folder.files,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslbench.errors import UserError
 from sslbench.external.folder import Folder
+from sslbench.external.matching import further
 from sslbench.external.request import Request
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -92,6 +93,9 @@ def fill(
     Returns:
         Names of the model's weights, those of them that were not found by name and shape, and
         names in the checkpoint that the model does not have.
+
+    Raises:
+        UserError: the weights are of a deeper model, or transformers cannot read them.
     """
     # Neither names a file or a hub, so that nothing but these tensors can be read.
     with _quiet():
@@ -107,8 +111,18 @@ def fill(
     if found["error_msgs"]:
         raise UserError("; ".join(found["error_msgs"]))
     missing = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    start = f"{model.base_model_prefix}."  # which files have or have not, as models
     values = {name: value for name, value in filled.state_dict().items() if name not in missing}
     model.load_state_dict(values, strict=False)
+    beyond = further(
+        [name.removeprefix(start) for name in filled.state_dict()],
+        [name.removeprefix(start) for name in found["unexpected_keys"]],
+    )
+    if beyond:
+        raise UserError(
+            "the weights are of another architecture than config.json says: they go on with "
+            f"{', '.join(beyond[:3])}"
+        )
     return {*filled.state_dict()}, missing, {*found["unexpected_keys"]}
 
 

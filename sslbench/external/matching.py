@@ -16,6 +16,7 @@ PREFERRED = (
     ("teacher", "student"),  # DINO, iBOT, DINOv2
     ("ema", ""),  # timm: the average of the weights along the training
     ("encoder_q", "encoder_k"),  # MoCo
+    ("", "encoder_k"),  # MoCo in mmpretrain
     ("online", "target"),  # BYOL
     ("base_encoder", "momentum"),  # MoCo v3
     ("target_encoder", "encoder"),  # I-JEPA
@@ -23,6 +24,8 @@ PREFERRED = (
     ("", "target"),
 )
 OPTIONAL = "num_batches_tracked"  # old checkpoints do not count; nothing is computed with it
+# Constants of an architecture, which only some versions of it save.
+CONSTANT = (OPTIONAL, "relative_position_index", "attn_mask", "relative_coords_table")
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,10 @@ class Match:
         place: keys that lead to the tensors, and the prefix of their names.
         layout: name of the naming, "" for the encoder's own.
         found: the encoder's name → the checkpoint's tensor, where the shapes agree.
-        misshapen: the encoder's name → the tensor of another shape.
+        misshapen: the encoder's name → the tensor of another shape, or of no floating type.
         missing: the encoder's names that are not there.
         unused: names in the same dictionary that the encoder does not have.
-        further: places of whole blocks among them that continue a row of the encoder's: the
-            checkpoint is of a deeper architecture.
+        further: what among them shows that the architecture is another (see `further`).
     """
 
     place: str
@@ -115,23 +117,41 @@ def _match(
                 missing.append(name)
             continue
         used.add(key)
-        there = found if tensors[key].shape == tensor.shape else misshapen
-        there[name] = tensors[key]
+        value = tensors[key]
+        kinds = value.is_floating_point() or not tensor.is_floating_point()
+        there = found if kinds and value.shape == tensor.shape else misshapen
+        there[name] = value
     spelled = ": ".join(part for part in (place, prefix) if part)
     unused = tuple(name for name in tensors if name not in used)
     rest = [name.removeprefix(prefix) for name in unused if name.startswith(prefix)]
-    further = _further([*theirs.values()], rest)
-    return Match(spelled, layout, found, misshapen, tuple(missing), unused, further)
+    beyond = further([*theirs.values()], rest)
+    return Match(spelled, layout, found, misshapen, tuple(missing), unused, beyond)
 
 
-def _further(names: list[str], rest: list[str]) -> tuple[str, ...]:
-    """Numbered blocks of at least 3 tensors, in rows that the encoder has shorter."""
+def further(names: list[str], rest: list[str]) -> tuple[str, ...]:
+    """What shows that weights are of another architecture, although all that is wanted is there.
+
+    Args:
+        names: of the encoder's weights.
+        rest: names of weights that it does not have.
+
+    Returns:
+        Places of whole blocks (of at least 3 weights) that continue a row of the encoder's, and
+        names of weights inside its blocks.
+    """
     rows = {before for name in names for before, _ in _numbered(name)}
-    blocks = Counter(
-        f"{before}{number}" for name in rest for before, number in _numbered(name) if before in rows
-    )
-    own = {f"{before}{number}" for name in names for before, number in _numbered(name)}
-    return tuple(block for block, count in blocks.items() if count > 2 and block not in own)
+    own = {before + number for name in names for before, number in _numbered(name)}
+    blocks: Counter[str] = Counter()
+    inside = []
+    for name in rest:
+        if name.endswith(CONSTANT):
+            continue
+        places = [(before, before + number) for before, number in _numbered(name)]
+        blocks.update(place for before, place in places if before in rows and place not in own)
+        deepest = [place for before, place in places if before in rows]
+        if deepest and deepest[-1] in own:
+            inside.append(name)
+    return (*(block for block, count in blocks.items() if count > 2), *inside)
 
 
 def _numbered(name: str) -> Iterator[tuple[str, str]]:
@@ -140,31 +160,26 @@ def _numbered(name: str) -> Iterator[tuple[str, str]]:
         yield name[: found.start()], found[0]
 
 
-def choose(fitting: list[Match], weights: str | None, path: str) -> Match:
+def choose(fitting: list[Match], path: str) -> Match:
     """The one to load among those that fit equally well.
 
-    Args:
-        fitting: at least one.
-        weights: a part of the place, as the user gave it.
-        path: of the checkpoint, for the error.
-
     Raises:
-        UserError: several are left, or none.
+        UserError: no rule decides.
     """
-    places = ", ".join(repr(match.place) for match in fitting)
-    if weights is not None:
-        chosen = [match for match in fitting if weights in match.place]
-        if not chosen:
-            raise UserError(f"{path}: no weights at {weights!r}; those at {places} fit")
-        fitting, places = chosen, ", ".join(repr(match.place) for match in chosen)
-    if len(fitting) == 1 or _same(fitting):
-        return fitting[0]
+    different: list[Match] = []
+    for match in fitting:
+        if not any(_same(match, other) for other in different):
+            different.append(match)
+    if len(different) == 1:
+        return different[0]
     for first, second in PREFERRED:
-        holders = [match for match in fitting if _holds(match, first, second)]
-        rest = [match for match in fitting if match not in holders]
+        holders = [match for match in different if _holds(match, first, second)]
+        rest = [match for match in different if match not in holders]
         if len(holders) == 1 and all(not second or _has(match, second) for match in rest):
             return holders[0]
-    raise UserError(f"{path}: {len(fitting)} sets of weights fit: {places}; --weights chooses one")
+    places = ", ".join(repr(match.place) for match in different)
+    count = len(different)
+    raise UserError(f"{path}: {count} sets of weights fit: {places}; --weights chooses one")
 
 
 def _holds(match: Match, first: str, second: str) -> bool:
@@ -176,9 +191,10 @@ def _has(match: Match, word: str) -> bool:
     return re.search(rf"(?<![a-z]){word}(?![a-z])", match.place) is not None
 
 
-def _same(fitting: list[Match]) -> bool:
-    """Whether all hold the same numbers."""
-    first = fitting[0].found
+def _same(one: Match, other: Match) -> bool:
+    """Whether both hold the same numbers."""
+    names = {name for name in (*one.found, *other.found) if not name.endswith(OPTIONAL)}
     return all(
-        value.equal(first[name]) for match in fitting[1:] for name, value in match.found.items()
+        name in one.found and name in other.found and one.found[name].equal(other.found[name])
+        for name in names
     )

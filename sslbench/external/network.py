@@ -32,6 +32,8 @@ def opened(
         UserError: a setting that these encoders do not have, an input that is no batch of square
             colour images, another image size than the network's, or one that `Opaque` raises.
     """
+    if request.weights is not None or request.allow_missing:
+        raise UserError(f"{path}: a {KINDS[kind]} file has one set of weights, and all of them")
     settings = {"name": kind, **request.encoder}
     if (name := settings.pop("name")) != kind:
         raise UserError(f"{path} is a {KINDS[kind]} file: its encoder is {kind!r}, not {name!r}")

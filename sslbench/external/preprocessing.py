@@ -1,9 +1,8 @@
 """How a checkpoint wants its images: what its own files say, changed by the user."""
 
-import math
 from typing import Any
 
-from sslbench.encoder import ORDERS
+from sslbench.encoder import INTERPOLATIONS, check
 from sslbench.errors import UserError, suggest
 
 KEYS = ("image_size", "mean", "std", "crop", "squash", "interpolation", "channels")
@@ -13,7 +12,6 @@ CLIP = {
     "std": [0.26862954, 0.26130258, 0.27577711],
 }
 PLAIN = {"crop": 1.0, "squash": False, "interpolation": "bilinear", "channels": "rgb"}
-MODES = ("bilinear", "bicubic")
 _SIDES = ("height", "width", "shortest_edge")
 _PIL_MODES = {2: "bilinear", 3: "bicubic"}  # numbers of PIL's resampling filters
 
@@ -32,11 +30,13 @@ def resolved(
     Raises:
         UserError: an unknown key, or a value that makes no sense.
     """
-    for name, value in changes.items():
+    for name in changes:
         if name not in KEYS:
             raise UserError(f"--preprocess {name}: {suggest(name, list(KEYS))}")
-        _check(name, value)
     chosen = {"image_size": 224, **IMAGENET, **found, **changes}
+    for name, value in chosen.items():
+        chosen[name] = list(value) if isinstance(value, tuple) else value
+        check(name, chosen[name])
     kept = {name: value for name, value in chosen.items() if PLAIN.get(name) != value}
     said = source or "nothing in the checkpoint says it: ImageNet's mean and std"
     mine = f"; from the user: {', '.join(changes)}" if changes else ""
@@ -109,32 +109,4 @@ def from_open_clip(config: dict[str, Any], size: int) -> dict[str, Any]:
 
 def _mode(name: str) -> str:
     """An interpolation that is known here; bicubic is the nearest to the others."""
-    return name if name in MODES else "bicubic"
-
-
-def _check(name: str, value: Any) -> None:
-    numbers = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = {
-        "image_size": isinstance(value, int) and numbers and value > 0,
-        "crop": numbers and 0 < value <= 1,
-        "squash": isinstance(value, bool),
-        "interpolation": value in MODES,
-        "channels": value in ORDERS,
-    }
-    allowed = {
-        "image_size": "pixels, above 0",
-        "crop": "a share in (0, 1]",
-        "squash": "true or false",
-        "interpolation": " or ".join(MODES),
-        "channels": " or ".join(ORDERS),
-    }
-    if name in ("mean", "std"):
-        if not (
-            isinstance(value, list)
-            and len(value) == 3
-            and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
-            and (name == "mean" or min(value) > 0)
-        ):
-            raise UserError(f"--preprocess {name}={value!r}: three numbers expected")
-    elif not fits[name]:
-        raise UserError(f"--preprocess {name}={value!r}: {allowed[name]} expected")
+    return name if name in INTERPOLATIONS else "bicubic"

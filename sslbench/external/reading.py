@@ -3,13 +3,14 @@
 import json
 import pickle
 import re
+import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,22 +22,37 @@ Tree = dict[
 ]  # what a file holds: tensors and other values, in dictionaries of dictionaries
 
 
-class Inert(dict[Any, Any]):
+class Inert:
     """Stands for an object of a class that checkpoints hold beside their weights.
 
-    It keeps what the object was made from, and does nothing with it.
+    It keeps the object's attributes, and does nothing with them.
     """
 
-    def __init__(self, *made_from: Any) -> None:
-        super().__init__()
-        self.made_from = made_from
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update({str(name): value for name, value in state.items()})
+
+
+def _mapping(*_: Any) -> OrderedDict[Any, Any]:
+    """Stands for the constructor of dictionaries with a default value."""
+    return OrderedDict()
 
 
 # Classes whose objects training code leaves beside the weights. Whatever else a pickle asks for is
 # refused.
 _HARMLESS = (
     "argparse.Namespace",
-    "collections.defaultdict",
+    "types.SimpleNamespace",
+    "functools.partial",
+    *(f"datetime.{kind}" for kind in ("date", "datetime", "timedelta", "timezone")),
+    *(
+        f"{builtins}.{kind}"
+        for builtins in ("builtins", "__builtin__")
+        for kind in ("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str")
+    ),
     "pathlib.Path",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
@@ -55,14 +71,21 @@ _HARMLESS = (
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
     "omegaconf.nodes.AnyNode",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+)
+_DICTIONARIES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "mmengine.config.config.ConfigDict",
-    "mmengine.logging.history_buffer.HistoryBuffer",
     "vissl.utils.hydra_config.AttrDict",
     "yacs.config.CfgNode",
 )
+_STAND_INS: list[Any] = [
+    *((Inert, name) for name in _HARMLESS),
+    *((OrderedDict, name) for name in _DICTIONARIES),
+    (_mapping, "collections.defaultdict"),
+]
 _STARTS = {  # of files that are no weights, and what to do about them
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: `git lfs pull` gets it",
     b"<!DOCTYPE": "a web page, not a checkpoint",
@@ -79,6 +102,8 @@ def kind(path: Path) -> str:
     Raises:
         UserError: nothing of these; the text says what it looks like.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: not a regular file")
     if path.name.endswith(INDEX):
         return "torch"
     with path.open("rb") as file:
@@ -92,11 +117,11 @@ def kind(path: Path) -> str:
         return "safetensors"
     if start.startswith(b"PK"):
         return _archive(path)
-    if start.startswith(b"\x80") and start[1] in range(2, 6):  # a pickle: torch.save before 1.6
+    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # a pickle
         return "torch"
     if path.suffix == ".py":
         return "python"
-    if start[0] == 8 and start[1] < 32:  # field 1 of an ONNX model: its version
+    if start[0] == 8 and start[1:2] < b" ":  # field 1 of an ONNX model: its version
         return "onnx"
     try:
         words = start.decode("utf-8").split()
@@ -143,11 +168,18 @@ def read(path: Path) -> Tree:
     try:
         if kind(path) == "safetensors":
             return dict(load_file(path))
-        with torch.serialization.safe_globals([(Inert, name) for name in _HARMLESS]):
+        if zipfile.is_zipfile(path):  # torch does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                if (bad := archive.testzip()) is not None:
+                    raise RuntimeError(f"checksum of {bad} differs")
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how long sparse tensors take
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(str(error))}") from None
-    except (SafetensorError, EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
         line = str(error).strip().splitlines()[:1]
         reason = line[0] if line else type(error).__name__
         raise UserError(f"{path}: damaged, or only a part of the file ({reason})") from None
@@ -194,9 +226,11 @@ def parts(index: Path) -> list[Path]:
     """The files that an index names, all of them there and beside it. Raises UserError."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+        outside = sorted(n for n in names if Path(n).name != n or n in ("", ".", "..", index.name))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index}: not an index of weights ({error})") from None
-    outside = sorted(name for name in names if Path(name).name != name)
+    if any(name.endswith(INDEX) for name in names):
+        raise UserError(f"{index}: names another index")
     if outside:
         raise UserError(f"{index}: names a file outside its folder: {outside[0]!r}")
     lost = sorted(name for name in names if not (index.parent / name).exists())
@@ -209,7 +243,8 @@ def _refusal(reason: str) -> str:
     """Why a pickle was not read, in one line."""
     found = re.search(r"(?:GLOBAL|global|function) ([\w.<>]+)", reason)
     if found is None:
-        return f"not a file of weights ({reason.splitlines()[0][:100]})"
+        said = reason.partition("WeightsUnpickler error:")[2].strip() or reason
+        return f"not a file of weights ({said.splitlines()[0][:100]})"
     return (
         f"refused: its pickle asks for {found[1]}, which weights do not need, and code in a "
         "checkpoint is never run. Save the weights alone where you trust the file: "
@@ -217,21 +252,40 @@ def _refusal(reason: str) -> str:
     )
 
 
-def sets(tree: Tree, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The dictionaries in a tree that hold tensors, with their places ("student", "a.b")."""
-    found = {n: v for n, v in tree.items() if isinstance(n, str) and isinstance(v, Tensor)}
-    if found:
-        yield place, found
-    for name, value in tree.items():
-        if isinstance(name, str) and isinstance(value, dict):
-            yield from sets(value, f"{place}.{name}" if place else name)
+def sets(tree: Tree) -> list[tuple[str, dict[str, Tensor]]]:
+    """The dictionaries in a tree that hold tensors, with their places ("student", "a.b").
+
+    Raises:
+        UserError: a tensor that is sparse, quantised, or has no values.
+    """
+    out, seen = [], set()
+    queue: list[tuple[str, Any]] = [("", tree)]
+    for place, value in queue:
+        if id(value) in seen or not isinstance(value, dict | list | tuple):
+            continue
+        seen.add(id(value))  # a pickle can hold one thing in many places, and itself
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        named = {str(name): inner for name, inner in items}
+        found = {name: inner for name, inner in named.items() if isinstance(inner, Tensor)}
+        for name, tensor in found.items():
+            if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+                kind_ = "has no values" if tensor.is_meta else "is quantised or sparse"
+                raise UserError(f"the tensor {name!r} {kind_}")
+        if found and isinstance(value, dict):
+            out.append((place, found))
+        queue += [(f"{place}.{name}" if place else name, inner) for name, inner in named.items()]
+    return out
 
 
-def said(tree: Tree) -> dict[str, Any]:
-    """Values beside the weights that name the architecture: settings of the training, flat."""
-    out: dict[str, Any] = {}
-    for name in ("args", "hyper_parameters", "config", "cfg"):
-        value = tree.get(name)
-        if isinstance(value, dict):
-            out |= {**value, **vars(value)} if isinstance(value, Inert) else value
-    return {**out, **{n: v for n, v in tree.items() if isinstance(v, str)}}
+def said(tree: Tree) -> Iterator[tuple[str, str]]:
+    """Texts beside the weights, with the last two keys that lead there: "backbone.name"."""
+    seen = set()
+    queue: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    for keys, value in queue:
+        if isinstance(value, str | int):
+            yield ".".join(keys[-2:]), str(value)
+        if id(value) in seen or not isinstance(value, dict | Inert) or len(keys) > 3:
+            continue
+        seen.add(id(value))
+        items = value if isinstance(value, dict) else vars(value)
+        queue += [((*keys, str(name)), inner) for name, inner in items.items()]

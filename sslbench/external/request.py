@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sslbench.errors import UserError
+
 
 @dataclass(frozen=True)
 class Request:
@@ -16,6 +18,9 @@ class Request:
         allow_missing: load although weights are missing, which keep their initialisation.
         trust_code: whether a Python file may run.
         pretrained_on: dataset that the weights saw.
+
+    Raises:
+        UserError: a value of another type.
     """
 
     encoder: dict[str, Any] = field(default_factory=dict)
@@ -24,6 +29,16 @@ class Request:
     allow_missing: bool = False
     trust_code: bool = False
     pretrained_on: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("encoder", "preprocess"):
+            if not isinstance(value := getattr(self, name), dict):
+                raise UserError(f"{name} = {value!r}: a table expected")
+        for name in ("weights", "pretrained_on"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise UserError(f"{name} = {value!r}: text expected")
+        if not isinstance(name := self.encoder.get("name", ""), str):
+            raise UserError(f"encoder: name = {name!r}: text expected")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,21 @@ from sslbench.hashing import file_sha256
 
 Sets = list[tuple[str, dict[str, Tensor]]]
 SHOWN = 3  # names in an error
-# Tried where a checkpoint does not say what it is, to name it in the error.
-USUAL = (
-    *RESNETS,
-    *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
-    *(f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large")),
-    *("vit_small_patch8_224", "vit_base_patch8_224", "vit_base_patch32_224"),
-    *(f"convnext_{size}" for size in ("tiny", "small", "base")),
-    *("tf_efficientnet_lite0", "efficientnet_b0", "mobilenetv3_large_100", "densenet121"),
-    *(f"torchvision/{name}" for name in ("vit_b_16", "efficientnet_b0", "densenet121", "vgg16")),
-)
+# Tried where a checkpoint does not say what it is, to name it in the error: a part of a name that
+# tells the kind, and the usual ones of it.
+USUAL = {
+    "layer1.0.conv1.weight": RESNETS,
+    "blocks.0.attn.qkv.weight": (
+        *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
+        *(f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large")),
+        *("vit_small_patch8_224", "vit_base_patch8_224", "vit_base_patch32_224"),
+    ),
+    "stages.0.blocks.0.conv_dw.weight": [f"convnext_{s}" for s in ("tiny", "small", "base")],
+    "conv_stem.weight": ("tf_efficientnet_lite0", "efficientnet_b0", "mobilenetv3_large_100"),
+    "denseblock1": ("densenet121", "torchvision/densenet121"),
+    "encoder_layer_0.": ("torchvision/vit_b_16", "torchvision/vit_b_32"),
+    "features.0.": [f"torchvision/{name}" for name in ("efficientnet_b0", "vgg16", "mobilenet_v2")],
+}
 
 
 def is_timm(folder: Path) -> bool:
@@ -48,7 +54,10 @@ def load(path: Path, request: Request) -> tuple[Encoder, Report]:
     file = reading.weights_file(path) if path.is_dir() else path
     told = reading.table(path / "config.json") if path.is_dir() and is_timm(path) else {}
     tree = reading.read(file)
-    sets = list(reading.sets(tree))
+    try:
+        sets = reading.sets(tree)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     if not sets:
         raise UserError(f"{file}: no tensors in it; found {', '.join(map(str, tree))[:100]}")
     name = request.encoder.get("name") or told.get("architecture") or _named(reading.said(tree))
@@ -60,11 +69,7 @@ def load(path: Path, request: Request) -> tuple[Encoder, Report]:
     config = {**arguments, **prepared, **request.encoder}
     config["name"] = name.partition(".")[0]  # without timm's tag, which says where weights are from
     encoder, fitting = _fitted(config, sets)
-    match = fitting[0] if fitting else None
-    if match is None or match.further or not (match.whole or request.allow_missing):
-        raise UserError(f"{file}: {_lacking(encoder, match, sets)}")
-    if match.whole:
-        match = choose([other for other in fitting if other.whole], request.weights, str(file))
+    match = _chosen(encoder, fitting, sets, file, request)
     _fill(encoder, match)
     kinds = Counter(str(t.dtype).removeprefix("torch.") for t in match.found.values())
     parts = reading.parts(file) if file.name.endswith(reading.INDEX) else [file]
@@ -82,6 +87,28 @@ def load(path: Path, request: Request) -> tuple[Encoder, Report]:
     )
 
 
+def _chosen(
+    encoder: Encoder, fitting: list[Match], sets: Sets, file: Path, request: Request
+) -> Match:
+    """The set of weights to load. Raises UserError where none fits, or no rule decides."""
+    if request.weights is not None:
+        places = ", ".join(repr(match.place) for match in fitting if match.whole) or "none"
+        fitting = [match for match in fitting if request.weights in match.place]
+        if not fitting:
+            raise UserError(f"{file}: no weights at {request.weights!r}; those that fit: {places}")
+    best = fitting[0] if fitting else None
+    if best is None or not (best.whole or (request.allow_missing and _partly(best))):
+        raise UserError(f"{file}: {_lacking(encoder, best, sets)}")
+    equal = [m for m in fitting if m.lacking == best.lacking and len(m.found) == len(best.found)]
+    return choose([match for match in equal if not match.further], str(file))
+
+
+def _partly(match: Match) -> bool:
+    """Whether a match may be loaded although weights are missing."""
+    numbers = any(value.is_floating_point() for value in match.found.values())
+    return numbers and not match.further
+
+
 def _preprocessing(name: str, told: Any, request: Request) -> tuple[dict[str, Any], str]:
     """What the folder says, else what timm says of models of this name."""
     if isinstance(told, dict):
@@ -95,18 +122,22 @@ def _preprocessing(name: str, told: Any, request: Request) -> tuple[dict[str, An
     return preprocessing.resolved({"crop": 0.875}, "", request.preprocess)
 
 
-def _named(said: dict[str, Any]) -> str | None:
-    """The architecture that a checkpoint's own settings name, if it is known here."""
-    for key in ("arch", "model", "model_name", "architecture", "backbone"):
-        word = said.get(key)
-        if not isinstance(word, str):
+def _named(said: Iterable[tuple[str, str]]) -> str | None:
+    """The architecture that a checkpoint's own settings name; None unless it is one known here."""
+    settings = list(said)
+    patch = next((word for key, word in settings if key.endswith("patch_size")), None)
+    found = []
+    for key, word in settings:
+        *_, last = key.split(".")
+        where = ("arch", "model", "model_name", "architecture", "backbone")
+        if last not in where and not key.endswith(("backbone.name", "model.name", "encoder.name")):
             continue
         word = word.removeprefix("mae_").partition("_dec")[0]
-        patched = f"{word}_patch{said.get('patch_size')}_224"  # DINO's vit_small
-        for name in (patched, word, f"{word}_224"):
+        for name in (f"{word}_patch{patch}_224", word, f"{word}_224"):  # DINO's vit_small
             if name in RESNETS or timm.is_model(name):
-                return name
-    return None
+                found.append(name)
+                break
+    return found[0] if len({*found}) == 1 else None
 
 
 def _fitted(config: dict[str, Any], sets: Sets) -> tuple[Encoder, list[Match]]:
@@ -126,7 +157,8 @@ def _fitted(config: dict[str, Any], sets: Sets) -> tuple[Encoder, list[Match]]:
 
 def _told(encoder: Encoder, match: Match) -> dict[str, Any]:
     """Settings of a ResNet's stem and of a vision transformer's sides, from the shapes."""
-    other, unused = match.misshapen, {name.split(".")[-2] for name in match.unused if "." in name}
+    other = match.misshapen
+    unused = {name.split(".")[-2] for name in match.unused if "." in name}
     if encoder.config["name"] in RESNETS and "conv1.weight" in other:
         return {"stem": "conv7" if other["conv1.weight"].shape[-1] == 7 else "conv3"}
     changes: dict[str, Any] = {}
@@ -148,6 +180,7 @@ def _told(encoder: Encoder, match: Match) -> dict[str, Any]:
 
 def _build(config: dict[str, Any]) -> Encoder:
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is missing gets the same values every time
         return build(config)
 
 
@@ -179,16 +212,18 @@ def _lacking(encoder: Encoder, match: Match | None, sets: Sets) -> str:
         said.append(f"missing: {_some(match.missing)}")
     if match.misshapen:
         wanted = _wanted(encoder)
-        shapes = [
-            f"{name} {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
-            for name, tensor in match.misshapen.items()
-        ]
+        shapes = [_misshapen(name, t, wanted[name]) for name, t in match.misshapen.items()]
         said.append(f"of another shape: {_some(shapes)}")
     if match.further:
-        said.append(f"the file goes on with {_some(match.further)}: a deeper architecture")
+        said.append(f"another architecture: the file goes on with {_some(match.further)}")
     if match.unused:
         said.append(f"not used: {_some(match.unused)}")
     return "; ".join(said) + _guess(sets)
+
+
+def _misshapen(name: str, found: Tensor, wanted: Tensor) -> str:
+    kind = "" if found.is_floating_point() else f" {str(found.dtype).removeprefix('torch.')}"
+    return f"{name}{kind} {tuple(found.shape)}, expected {tuple(wanted.shape)}"
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
@@ -198,10 +233,14 @@ def _some(names: tuple[str, ...] | list[str]) -> str:
 
 def _guess(sets: Sets) -> str:
     """An architecture whose weights are all there, as the end of an error."""
-    for name in USUAL:
-        with torch.device("meta"):
-            encoder = _build({"name": name, "image_size": 224, **preprocessing.IMAGENET})
-        found = matches(_wanted(encoder), sets)
-        if found and found[0].whole:
-            return f"; its weights fit --encoder {name}"
+    names = [name for _, tensors in sets for name in tensors]
+    for mark, usual in USUAL.items():
+        if not any(mark in name for name in names):
+            continue
+        for name in usual:
+            with torch.device("meta"):
+                encoder = _build({"name": name, "image_size": 224, **preprocessing.IMAGENET})
+            found = matches(_wanted(encoder), sets)
+            if found and found[0].whole:
+                return f"; its weights fit --encoder {name}"
     return ""

@@ -164,9 +164,9 @@ def _check_overrides(suite: Suite, path: Path, kinds: Sequence[str]) -> None:
     known = {name for kind in kinds for name in registry.entries(kind)}
     for name, settings in suite.override.items():
         target = settings.get("of", name)
-        if target not in known:
+        if not isinstance(target, str) or target not in known:
             nothing = "neither a method nor a task" if len(kinds) > 1 else "not a task"
             raise UserError(
                 f"{line_of(path, 'override', name)}: {target!r} is {nothing}; "
-                f"{suggest(target, sorted(known))}"
+                f"{suggest(str(target), sorted(known))}"
             )

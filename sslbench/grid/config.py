@@ -42,7 +42,7 @@ class CheckpointTable(Table):
     `sslbench.external.request.Request`.
     """
 
-    name: str
+    name: str = Field(pattern=r"\S")
     path: str
     encoder: dict[str, Any] = Field(default_factory=dict)
     preprocess: dict[str, Any] = Field(default_factory=dict)

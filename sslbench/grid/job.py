@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sslbench import distributed
-from sslbench.checkpoint import load_encoder
+from sslbench.checkpoint import external_key, load_encoder
 from sslbench.data import load
 from sslbench.data.split import Dataset
 from sslbench.encoder import Encoder
-from sslbench.errors import NotApplicable
+from sslbench.errors import NotApplicable, UserError
 from sslbench.evaluation import evaluate, failure, without_result
 from sslbench.features import features
 from sslbench.grid.cells import Evaluation, External, Pretraining, Work
@@ -109,6 +109,8 @@ class Job:
         """All cells of the checkpoint at one share of the pretraining."""
         if isinstance(source, External):
             encoder, about = load_encoder(folder, source.request)
+            if external_key(source.name, about) != source.key:
+                raise UserError(f"{folder}: changed since the grid was planned; run it again")
         else:
             encoder, about = load_encoder(folder / f"encoder-{share:g}" if share < 1 else folder)
         about |= {"name": source.name, "key": source.key}

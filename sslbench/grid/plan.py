@@ -1,12 +1,13 @@
 """A checked grid → its cells."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sslbench import registry, suite
-from sslbench.checkpoint import load_encoder
+from sslbench.checkpoint import external_key, load_encoder
 from sslbench.data import load_all, load_train
 from sslbench.data.weights import completed, located
 from sslbench.errors import NotApplicable, UserError, suggest
@@ -36,11 +37,18 @@ def plan(grid: Grid, path: Path) -> list[Work]:
     out = []
     for run in _pretrainings(grid, path):
         out.append(Work(run, cells(protocols, datasets, seeds, run.key, *run.at, 1.0)))
+    if grid.pretrain is None and not grid.checkpoint:
+        raise UserError(f"{path}: nothing to evaluate; [pretrain] or [[checkpoint]] expected")
+    for name, count in Counter(table.name for table in grid.checkpoint).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} checkpoints have the name {name!r}")
     for table in grid.checkpoint:
         place, request = located(table.path, path.parent), completed(table.path, table.request)
-        _, about = load_encoder(place, request)
-        key = digest(table.name, about.get("encoder_config"), about["weights_hash"])
-        source = External(table.name, str(place), key, request)
+        try:
+            _, about = load_encoder(place, request)
+        except UserError as error:
+            raise UserError(f"{path}, checkpoint {table.name!r}: {error}") from None
+        source = External(table.name, str(place), external_key(table.name, about), request)
         out.append(Work(source, cells(protocols, datasets, seeds, source.key, about["at"])))
     return out
 

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sslbench.checkpoint import load_encoder, save_encoder
@@ -16,6 +17,7 @@ from sslbench.encoder import build
 from sslbench.errors import NotApplicable, UserError
 from sslbench.external.open_clip import load
 from sslbench.external.request import Request
+from sslbench.predict import predict
 from sslbench.registry import task
 from sslbench.tokenizer import trained
 from tests.conftest import tiny_captions, tiny_texts
@@ -90,6 +92,26 @@ def test_embeddings_are_those_of_open_clip(name, tmp_path):
         assert sum(f"visual.{weight}".startswith(f"{part}.") for part in encoder.parts) <= 1
     again = build(encoder.config)
     again.load_state_dict(encoder.state_dict())
+
+
+@pytest.mark.parametrize("name", ["plain", "custom"])
+def test_predictions_are_those_of_open_clip(name, tmp_path):
+    saved(tmp_path / "model", MODELS[name], mean=[0.4] * 3, std=[0.2] * 3)
+    model, _, tokenizer = theirs(tmp_path / "model")
+    pixels = torch.randint(60, 200, (32, 32, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    labels = ["a cat", "a dog", "nothing"]
+    with torch.no_grad():
+        x = (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - 0.4) / 0.2
+        image = torch.nn.functional.normalize(model.encode_image(x), dim=1)
+        texts = torch.nn.functional.normalize(model.encode_text(tokenizer(labels)), dim=1)
+        logits = model.logit_scale.exp() * image @ texts.T
+        shares = logits.softmax(1) if name == "plain" else (logits - 10).sigmoid()
+    (found,) = predict(tmp_path / "model", [tmp_path / "image.png"], labels, ["{}"], 3)
+    assert found.scale == pytest.approx(model.logit_scale.exp().item())
+    for guess in found.guesses:
+        share = shares[0, labels.index(guess.label)].item()
+        assert guess.probability == pytest.approx(share, rel=1e-4)
 
 
 def test_images_are_prepared_as_open_clip_does(tmp_path):

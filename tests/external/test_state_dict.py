@@ -1,10 +1,15 @@
 """Weights with what trainings leave around them: all of them in their places, or a clear error."""
 
 import argparse
+import datetime
 import json
 import pickle
+import sys
+import types
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -70,7 +75,7 @@ def test_one_of_several_sets_of_weights_is_chosen(tmp_path):
     encoder, about = loaded(path, RESNET, weights="student")
     assert about["external"]["weights"] == "student: module.backbone."
     assert torch.equal(encoder.conv1.weight, state["conv1.weight"] + 1)
-    with pytest.raises(UserError, match=r"no weights at 'queen'; those at 'student: module"):
+    with pytest.raises(UserError, match=r"no weights at 'queen'; those that fit: 'student: module"):
         loaded(path, RESNET, weights="queen")
     path = written(tmp_path, {"a": state, "b": other(state)})
     with pytest.raises(UserError, match=r"2 sets of weights fit: 'a', 'b'; --weights chooses one"):
@@ -127,7 +132,7 @@ def test_weights_of_a_deeper_architecture_are_refused(smaller, larger, further, 
         path = written(tmp_path, {**prefixed(state, prefix), **head("fc.weight")})
         for allowed in (False, True):
             found = error(path, smaller, allow_missing=allowed)
-            assert f"the file goes on with {further}: a deeper architecture" in found
+            assert f"another architecture: the file goes on with {further}" in found
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
@@ -301,3 +306,160 @@ def test_what_sslbench_wrote_takes_no_request(tmp_path):
     (tmp_path / "encoder.json").write_text("{}")
     with pytest.raises(UserError, match="sslbench wrote it, and it says itself its encoder"):
         load_encoder(tmp_path, Request(encoder=RESNET))
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "inside"),
+    [
+        (RESNET, {"name": "seresnet18"}, "layer1.0.se.fc1.weight"),
+        (VIT, {**VIT, "init_values": 1.0}, "blocks.0.ls1.gamma"),
+        (VIT, {**VIT, "qk_norm": True}, "blocks.0.attn.q_norm.weight"),
+    ],
+)
+def test_weights_of_an_architecture_with_more_in_its_blocks_are_refused(
+    small, large, inside, tmp_path
+):
+    """All that the plain one wants is there, and its features would be wrong."""
+    if large["name"] == "seresnet18":
+        state, small = timm.create_model("seresnet18", num_classes=0).state_dict(), {**small}
+        small.pop("width")
+    else:
+        _, state = made(large)
+    found = error(written(tmp_path, prefixed(state, "module.")), small)
+    assert f"another architecture: the file goes on with {inside}" in found
+    assert "its weights fit" not in error(written(tmp_path, state), {})
+
+
+def test_what_is_missing_is_told_of_the_set_that_is_chosen(tmp_path):
+    _, state = made(RESNET)
+    lost = "layer4.1.bn2.weight"
+    cut = {name: value for name, value in state.items() if name != lost}
+    path = written(tmp_path, {"student": other(cut), "teacher": cut})
+    for weights, place in ((None, "teacher"), ("teacher", "teacher"), ("student", "student")):
+        torch.manual_seed(len(place))  # what is missing does not depend on it
+        encoder, about = loaded(path, RESNET, allow_missing=True, weights=weights)
+        assert about["external"]["weights"] == place
+        expected = state["conv1.weight"] + (place == "student")
+        assert torch.equal(encoder.conv1.weight, expected)
+        again = loaded(path, RESNET, allow_missing=True, weights=weights)[1]
+        assert again["weights_hash"] == about["weights_hash"]
+    assert "no weights at 'queen'" in error(path, allow_missing=True, weights="queen")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused(dtype, tmp_path):
+    _, state = made(RESNET)
+    cast = {n: v.to(dtype) if v.is_floating_point() else v for n, v in state.items()}
+    kind = str(dtype).removeprefix("torch.")
+    for allowed in (False, True):
+        found = error(written(tmp_path, cast), allow_missing=allowed)
+        assert f"of another shape: conv1.weight {kind} (4, 3, 3, 3)" in found
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (torch.empty(2, device="meta"), "has no values"),
+        (torch.eye(2).to_sparse(), "is quantised or sparse"),
+    ],
+)
+def test_tensors_without_values_are_refused(tensor, what, tmp_path):
+    assert f"the tensor 'x' {what}" in error(written(tmp_path, {"model": {"x": tensor}}))
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    path = written(tmp_path, made(RESNET)[1])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "damaged, or only a part of the file (checksum of" in error(path)
+
+
+class Config(dict):
+    """As lightning, mmengine and yacs have them."""
+
+
+class Settings:
+    def __init__(self, **settings) -> None:
+        self.__dict__.update(settings)
+
+
+def test_what_trainings_leave_beside_the_weights_is_no_obstacle(tmp_path, monkeypatch):
+    """Objects of NumPy, default dictionaries, and classes of packages that are not installed."""
+    _, state = made(RESNET)
+    for cls, name in ((Config, "yacs.config.CfgNode"), (Settings, "omegaconf.base.Metadata")):
+        module, _, attribute = name.rpartition(".")
+        cls.__module__, cls.__qualname__, cls.__name__ = module, attribute, attribute
+        fake = types.ModuleType(module)
+        setattr(fake, attribute, cls)
+        monkeypatch.setitem(sys.modules, module, fake)
+        monkeypatch.setitem(sys.modules, module.partition(".")[0], fake)
+    beside = {
+        "best": np.float64(71.2), "history": np.arange(3.0), "rng": np.random.get_state(),
+        "meters": defaultdict(list, {"loss": [1.0]}), "counts": defaultdict(int, {"a": 1}),
+        "hyper_parameters": Config(lr=0.1, sizes=[1, 2]), "args": Settings(lr=3, path=Path("x")),
+        "when": datetime.timedelta(seconds=3), 3: {"x": {"y": "z"}},
+    }  # fmt: skip
+    path = tmp_path / "model.pth"
+    for new in (True, False):
+        torch.save({"state_dict": state, **beside}, path, _use_new_zipfile_serialization=new)
+        assert loaded(path, RESNET)[1]["external"]["weights"] == "state_dict"
+
+
+def test_a_pickle_that_holds_itself_ends(tmp_path):
+    _, state = made(RESNET)
+    tree = {"model": state}
+    tree["again"] = tree
+    deep = {}
+    for _ in range(60):  # 2 to the power 60 places
+        deep = {"a": deep, "b": deep}
+    path = written(tmp_path, {**tree, "deep": deep, "models": [other(state)]})
+    assert "2 sets of weights fit: 'model', 'models.0'" in error(path)
+
+
+def test_the_architecture_in_nested_settings(tmp_path):
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    for settings in (
+        {"hyper_parameters": {"backbone": {"name": "resnet18"}}},
+        {"hyper_parameters": {"args": argparse.Namespace(arch="resnet18")}},
+        {"cfg": {"model": {"name": "resnet18"}}, "name": "my run"},
+    ):
+        path = written(tmp_path, {"state_dict": state, **settings})
+        assert load_encoder(path)[0].config["name"] == "resnet18"
+    both = {"args": argparse.Namespace(arch="resnet18", model="resnet34")}
+    assert "does not say what it is" in error(written(tmp_path, {"model": state, **both}), {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"wdth": 4}, "has no setting 'wdth'; did you mean 'width'"),
+        ({"width": -4}, "encoder resnet18: "),
+        ({"stem": "conv9"}, "stem 'conv9'"),
+        ({"mean": 3}, "mean = 3: three numbers, such as [0.5, 0.5, 0.5], expected"),
+        ({"std": [0, 0, 0]}, "std = [0, 0, 0]: three numbers"),
+        ({"crop": 7}, "crop = 7: a share from 0.05 to 1 expected"),
+        ({"image_size": "big"}, "image_size = 'big': pixels, 1 to 8192 expected"),
+        ({"squash": 3}, "squash = 3: true or false expected"),
+        ({"interpolation": "nearest"}, "'nearest': bilinear or bicubic expected"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_computed(settings, what, tmp_path):
+    path = written(tmp_path, made(RESNET)[1])
+    with pytest.raises(UserError) as found:
+        load_encoder(path, Request(encoder={**RESNET, **settings}))
+    assert what in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_folder_of_timm_s_fetches_nothing(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    for arguments, what in (
+        ({"pretrained": True}, "encoder resnet10t: pretrained cannot be set"),
+        ({"checkpoint_path": "x"}, "encoder resnet10t: checkpoint_path cannot be set"),
+        ("x", "ValueError"),
+    ):
+        described = {"architecture": "resnet10t", "model_args": arguments}
+        (tmp_path / "config.json").write_text(json.dumps(described))
+        with pytest.raises(UserError, match=what):
+            load_encoder(tmp_path)
