@@ -3,7 +3,8 @@
 A backbone is an Encoder whose `make` builds it from a configuration.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from sslbench.errors import UserError, suggest
 
@@ -16,6 +17,23 @@ CAUSAL = ("gpt2", "gpt_neox", "llama", "opt", "qwen2")
 # Bidirectional too, but only without a language-model head: checkpoints of others.
 HEADLESS = ("albert", "camembert", "deberta-v2", "distilbert", "electra", "mpnet", "xlm-roberta")
 NAMES = ("pixels", *RESNETS, "rbm", "image_gpt", "embeddings", *MASKED, *CAUSAL, "dual", "pair")
+_CLASSES = {  # imported when they are needed
+    "pixels": "pixels:Pixels",
+    **dict.fromkeys(RESNETS, "resnet:ResNet"),
+    "rbm": "rbm:SigmoidLayers",
+    "image_gpt": "image_gpt:ImageGPT",
+    "embeddings": "embeddings:Embeddings",
+    **dict.fromkeys((*MASKED, *CAUSAL, *HEADLESS), "transformers_model:TransformersModel"),
+    "dual": "dual:Dual",
+    "pair": "pair:Pair",
+    # Not in NAMES: they come with their weights.
+    "open_clip": "open_clip_model:OpenClip",
+    **dict.fromkeys(("onnx", "torch_export", "python_file"), "opaque:Opaque"),
+}
+_FAMILIES = {
+    "hf/": "transformers_image:TransformersImage",
+    "torchvision/": "torchvision_model:TorchvisionModel",
+}
 
 
 def causal(name: str) -> bool:
@@ -27,63 +45,18 @@ def constructor(name: str) -> "type[Encoder]":
     """The class of the backbone with this name.
 
     Raises:
-        UserError: neither ours, nor timm's, nor a language model of transformers that fits.
+        UserError: neither ours, nor timm's, torchvision's or transformers'.
     """
-    if name == "pixels":
-        from sslbench.backbones.pixels import Pixels
+    family = name.partition("/")[0] + "/"
+    place = _CLASSES.get(name) or _FAMILIES.get(family)
+    if place is None:
+        import timm
 
-        return Pixels
-    if name in RESNETS:
-        from sslbench.backbones.resnet import ResNet
-
-        return ResNet
-    if name == "rbm":
-        from sslbench.backbones.rbm import SigmoidLayers
-
-        return SigmoidLayers
-    if name == "image_gpt":
-        from sslbench.backbones.image_gpt import ImageGPT
-
-        return ImageGPT
-    if name == "embeddings":
-        from sslbench.backbones.embeddings import Embeddings
-
-        return Embeddings
-    if name in (*MASKED, *CAUSAL, *HEADLESS):
-        from sslbench.backbones.transformers_model import TransformersModel
-
-        return TransformersModel
-    if name.startswith("hf/"):
-        from sslbench.backbones.transformers_image import TransformersImage
-
-        return TransformersImage
-    if name == "open_clip":
-        from sslbench.backbones.open_clip_model import OpenClip
-
-        return OpenClip
-    if name == "dual":
-        from sslbench.backbones.dual import Dual
-
-        return Dual
-    if name == "pair":
-        from sslbench.backbones.pair import Pair
-
-        return Pair
-    if name.startswith("torchvision/"):
-        from sslbench.backbones.torchvision_model import TorchvisionModel
-
-        return TorchvisionModel
-    if name in ("onnx", "torch_export", "python_file"):  # not in NAMES: they have their weights
-        from sslbench.backbones.opaque import Opaque
-
-        return Opaque
-    import timm
-
-    from sslbench.backbones.timm_model import TimmModel
-
-    if not timm.is_model(name):
-        raise UserError(f"unknown encoder {name!r}; {_near(name, timm.list_models())}")
-    return TimmModel
+        if not timm.is_model(name):
+            raise UserError(f"unknown encoder {name!r}; {_near(name, timm.list_models())}")
+        place = "timm_model:TimmModel"
+    module, _, cls = place.partition(":")
+    return cast("type[Encoder]", getattr(import_module(f"sslbench.backbones.{module}"), cls))
 
 
 def _near(name: str, theirs: list[str]) -> str:
