@@ -407,6 +407,8 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
         emoji += [(task, dataset, None) for task in ("zero_shot", "knn", "linear_probe")]
     board, both = "image-text", ["untrained", "clip", "siglip"]
     yield docs / "image-text.md", board, lambda: scores(board, both, emoji)
+    theirs = ["efficientnet-lite0", "vit-s-focus", "minilm", "supervised", "simclr", "untrained"]
+    yield docs / "evaluate.md", "external", lambda: scores("external", theirs)
     pairs = [("clip", "siglip")]
     yield docs / "image-text.md", "clip and siglip", lambda: apart(board, pairs, emoji)
 

