@@ -150,7 +150,8 @@ def _features(encoder: Encoder, split: Split) -> np.ndarray:
 def _facts(path: str, encoder: Encoder, about: dict[str, Any]) -> tuple[dict[str, str], Any]:
     """What the checkpoint is."""
     found, config = about.get("external", {}), encoder.config
-    count = sum(weights.numel() for weights in encoder.parameters())
+    seen = sum(weights.numel() for weights in encoder.parameters())
+    count = found.get("parameters") or seen
     facts = {
         "checkpoint": path,
         "format": found.get("format", "sslbench"),

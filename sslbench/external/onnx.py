@@ -1,6 +1,7 @@
 """ONNX files → an Encoder, run by onnxruntime."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +55,15 @@ def load(path: Path, request: Request) -> tuple[Encoder, Report]:
     encoder, said = opened("onnx", path, files, request, network, shape)
     network.names = [encoder.output]  # the others need not be computed
     count, dtype = len(model.graph.initializer), str(network.dtype).removeprefix("torch.")
-    report = Report("ONNX", files, matched=count, wanted=count, dtype=dtype, preprocessing=said)
-    return encoder, report
+    return encoder, Report(
+        "ONNX",
+        files,
+        matched=count,
+        wanted=count,
+        dtype=dtype,
+        preprocessing=said,
+        parameters=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
+    )
 
 
 class Graph(nn.Module):

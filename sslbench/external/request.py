@@ -56,6 +56,7 @@ class Report:
         unused: names of the checkpoint's, beside the weights, that the encoder does not have.
         dtype: in which the weights are stored; they are computed with in float32.
         preprocessing: where it comes from.
+        parameters: how many numbers the weights are, where torch does not see them.
     """
 
     format: str
@@ -68,6 +69,7 @@ class Report:
     unused: tuple[str, ...] = ()
     dtype: str = "float32"
     preprocessing: str = ""
+    parameters: int | None = None
 
     def plain(self) -> dict[str, Any]:
         """As records keep it: `unused` is a number there."""

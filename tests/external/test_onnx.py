@@ -73,6 +73,8 @@ def test_features_are_those_of_the_network(batch, tmp_path):
     assert not encoder.training
     assert encoder.image_size == 16
     assert report.files == {"model.onnx": file_sha256(path)}
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    assert weights <= report.parameters <= weights + 9  # a graph has a few constants besides
     assert report.matched == report.wanted == 4
     assert report.preprocessing == "size of the network's input; ImageNet's mean and std"
     assert encoder.config["sha256"] == file_sha256(path)[:16]
