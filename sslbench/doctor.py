@@ -27,6 +27,7 @@ from sslbench.neighbors import knn_correct
 from sslbench.statistics import interval, paired
 
 TRAIN, HELD_OUT, SEED = 1_000, 500, 0
+BATCH = 32  # what a CPU's cache holds; a sixth faster than 256 for a ViT-S
 USUAL = {"image": ("cifar10-mini", "digits"), "text": ("sentiment",)}  # the first that is there
 NEIGHBOURS = "kNN (k = 20)"
 LEVELS = ("ok", "warning", "problem")
@@ -143,7 +144,7 @@ def _sample(data: Dataset, name: str, count: int) -> Split:
 
 
 def _features(encoder: Encoder, split: Split) -> np.ndarray:
-    (found,) = features(encoder, split, cache=False).values()
+    (found,) = features(encoder, split, cache=False, batch=BATCH).values()
     return found
 
 

@@ -23,7 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def features(
-    encoder: Encoder, split: Split, layer: str = "last", *, cache: bool = True
+    encoder: Encoder,
+    split: Split,
+    layer: str = "last",
+    *,
+    cache: bool = True,
+    batch: int = BATCH,
 ) -> dict[str, np.ndarray]:
     """Features (n, D_i) float32 of a split by layer name, shallow to deep, memory-mapped.
 
@@ -36,24 +41,27 @@ def features(
         split: every example, in order.
         layer: "last", "all", or a layer's name.
         cache: look on disk, and keep what was computed.
+        batch: examples at a time, where nothing is cached: by rounding, features depend on it.
 
     Raises:
         LookupError: a layer that the encoder does not have.
     """
     if isinstance(split, Joined):  # its parts are needed by themselves too
-        first, second = (features(encoder, part, layer, cache=cache) for part in split.parts)
+        first, second = (
+            features(encoder, part, layer, cache=cache, batch=batch) for part in split.parts
+        )
         return {name: np.concatenate([first[name], second[name]]) for name in first}
     names = _layer_names(encoder, split)
     wanted = names if layer == "all" else names[-1:] if layer == "last" else [layer]
     if not set(wanted) <= set(names):
         raise LookupError(f"layer {layer!r}; {encoder.label} has {', '.join(names)}")
     if not cache:
-        return _extract(encoder, split, wanted, names[-1])
+        return _extract(encoder, split, wanted, names[-1], batch)
     folder = place(encoder.config, weights_hash(encoder), split)
     found = {name: _read(folder, name) for name in wanted}
     missing = [name for name, array in found.items() if array is None]
     if missing:
-        for name, array in _extract(encoder, split, missing, names[-1]).items():
+        for name, array in _extract(encoder, split, missing, names[-1], BATCH).items():
             _write(folder, name, array)
             found[name] = _read(folder, name)
     return {name: array for name, array in found.items() if array is not None}
@@ -72,7 +80,9 @@ def _layer_names(encoder: Encoder, split: Split) -> list[str]:
 
 
 @torch.inference_mode()
-def _extract(encoder: Encoder, split: Split, names: list[str], last: str) -> dict[str, np.ndarray]:
+def _extract(
+    encoder: Encoder, split: Split, names: list[str], last: str, size: int
+) -> dict[str, np.ndarray]:
     """The layers `names` of every example. Raises FloatingPointError where one is not finite."""
     encoder.eval()
     torch.backends.cudnn.allow_tf32 = False  # cached features must not depend on the device
@@ -80,7 +90,7 @@ def _extract(encoder: Encoder, split: Split, names: list[str], last: str) -> dic
     order = torch.arange(len(split))
     if split.lengths is not None:  # texts of one length share a batch, and need little padding
         order = torch.from_numpy(np.argsort(split.lengths, kind="stable"))
-    parts = order.split(BATCH)
+    parts = order.split(size)
     for index, batch in zip(parts, read_ahead(split.__getitem__, parts), strict=True):
         inputs = encoder.preprocess(batch.to(encoder.device))
         outputs = {last: encoder(inputs)} if names == [last] else encoder.layers(inputs)
