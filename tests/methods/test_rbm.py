@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sslbench.data.split import ImageArray
 from sslbench.encoder import build
-from sslbench.errors import NotApplicable
+from sslbench.errors import NotApplicable, UserError
 from sslbench.method import Recipe
 from sslbench.methods.reconstruction.rbm import RBM, free_energy
 from sslbench.optim import parameter_groups
@@ -323,7 +323,7 @@ def test_what_does_not_fit_is_refused(resnet, images):
         RBM(resnet, images)
     with pytest.raises(ValueError, match="steps: at least 1 expected, got 0"):
         RBM(tiny_rbm(), images, steps=0)
-    with pytest.raises(ValueError, match="visible 'binary'; allowed: gaussian, bernoulli"):
+    with pytest.raises(UserError, match="visible 'binary'; allowed: gaussian, bernoulli"):
         tiny_rbm().variant(visible="binary")
-    with pytest.raises(ValueError, match=r"widths: at least one layer .* got \[\]"):
+    with pytest.raises(UserError, match=r"widths: at least one layer .* got \[\]"):
         tiny_rbm().variant(widths=[])
