@@ -44,7 +44,7 @@ def resolved(
 
 
 def from_timm(config: dict[str, Any]) -> dict[str, Any]:
-    """Of timm's pretrained_cfg. Raises UserError on an interpolation that is unknown here."""
+    """Of timm's pretrained_cfg."""
     size = config.get("test_input_size") or config.get("input_size") or (3, 224, 224)
     return {
         "image_size": int(size[1]),
