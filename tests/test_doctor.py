@@ -82,11 +82,35 @@ def test_a_good_checkpoint_is_healthy(good):
     (bank,), (queries,) = (features(encoder, s, cache=False).values() for s in splits)
     accuracy = knn_accuracy(bank, splits[0].labels, queries, splits[1].labels)
     assert found.numbers["knn"] == accuracy > 0.8
-    assert found.numbers["rankme"] == rankme(torch.from_numpy(bank))
+    assert found.numbers["rankme"] == pytest.approx(rankme(torch.from_numpy(bank)))
     assert found.numbers["low"] > 0
+    assert found.numbers["n_compared"] == [1000, 180]  # the first half of 90 did not do
     assert f"kNN (k = 20) {accuracy:.3f}, its own initialisation" in text(found, "signal")
     of = f"{len(splits[0]):,} of {len(data['train']):,} train and {len(splits[1]):,} of"
     assert of in found.facts["data"]
+
+
+def test_half_of_the_sample_is_enough_where_it_tells_the_encoder_from_its_initialisation(
+    good, monkeypatch
+):
+    monkeypatch.setattr(doctor, "EARLY", 1.0)
+    found = diagnosis(good)
+    encoder = load_encoder(good)[0]
+    splits = [doctor._sample(load("digits"), *of) for of in (("train", 1000), ("validation", 500))]
+    splits = [s.take(np.random.default_rng(0).permutation(len(s))[: len(s) // 2]) for s in splits]
+    assert found.numbers["n_compared"] == [len(split) for split in splits] == [500, 90]
+    torch.manual_seed(0)
+    accuracies = []
+    for one in (encoder, encoder.variant()):
+        (bank,), (queries,) = (features(one, split, cache=False).values() for split in splits)
+        accuracies.append(knn_accuracy(bank, splits[0].labels, queries, splits[1].labels))
+    mine, baseline = accuracies
+    assert (found.numbers["knn_compared"], found.numbers["knn_baseline"]) == (mine, baseline)
+    assert found.numbers["difference"] == pytest.approx(mine - baseline)
+    assert text(found, "signal").startswith(
+        f"kNN (k = 20) {found.numbers['knn']:.3f}; from 500 of the train examples, on 90: "
+        f"{mine:.3f}, its own initialisation {baseline:.3f}: "
+    )
 
 
 def test_an_untrained_checkpoint_is_called_out(tmp_path):
@@ -94,6 +118,9 @@ def test_an_untrained_checkpoint_is_called_out(tmp_path):
     assert not found.healthy
     assert level(found, "signal") == "problem"
     assert text(found, "signal").endswith("no better than its own initialisation")
+    compared, of = found.numbers["n_compared"], ("n_train", "n_validation")
+    assert compared == [found.numbers[name] for name in of]  # a half did not tell them apart
+    assert found.numbers["knn_compared"] == found.numbers["knn"]
 
 
 def test_what_did_not_load_is_shown_with_what_did(tmp_path, weights):
