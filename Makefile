@@ -52,12 +52,9 @@ pages: $(VENV)/.installed
 tables: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
-# The pictures of the pages in leaderboards/, with Debian's chromium.
-pictures: pages
-	@for page in $(wildcard leaderboards/*/index.html); do \
-	  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1400,1320 \
-	    --screenshot=$$(dirname $$page)/leaderboard.png file://$(CURDIR)/$$page || exit 1; \
-	done
+# The pictures of the pages in leaderboards/ and docs/, with Debian's chromium.
+pictures: $(VENV)/.developer pages
+	$(BIN)/python docs/pictures.py
 
 test: $(VENV)/.developer
 	-$(SSLBENCH) fetch cifar10-mini koppen landmask treecrowns mnist-mini frost sentiment vitaminc oanc-pos squad-dev

@@ -306,8 +306,59 @@ def merge(
     """Join records in a run folder; a grid that runs there computes only what they lack."""
     from sslbench import leaderboard
 
-    added, held = leaderboard.merge(records, out)
-    print(f"{out}: {added} records added, {held} in all")
+    done = leaderboard.merge(records, out)
+    print(f"{out}: {done.added} records added, {done.verified} verified, {done.total} in all")
+
+
+@app.command(
+    epilog="Example: sslbench compare simclr byol --records leaderboards/quickstart/records.jsonl"
+)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A row: NAME, or NAME,WORD,…")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The row that is subtracted.")],
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run folder, board or records.jsonl; default: A and B are such."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say in which columns one row is better than another, by how much, and whether that is real.
+
+    Of several rows with one name, words of the encoder, dataset or epochs say which: simclr,100.
+    Without --records, A and B are run folders or boards, before and after a change say, and each
+    row of A is compared with the same row of B.
+    """
+    from sslbench import leaderboard, listing
+    from sslbench.leaderboard import comparison
+
+    found = leaderboard.compare(a, b, records or [])
+    if json:
+        listing.print_json(comparison.plain(found))
+    else:
+        console(wide=True).print(comparison.table(found))
+
+
+@app.command(epilog="Example: sslbench validate runs/mine leaderboards/quickstart")
+def validate(
+    records: Annotated[
+        list[Path], typer.Argument(help="Run folders, boards or records.jsonl files.")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Check records as a contribution to a leaderboard is checked: say what is wrong, and where.
+
+    Exits with 1 if there is a problem. Datasets are read where they were fetched; the network is
+    not touched.
+    """
+    from sslbench import leaderboard, listing
+
+    report = leaderboard.validate(records)
+    if json:
+        listing.print_json(report.plain())
+    else:
+        print(report)  # names are not markup
+    if report.problems:
+        raise typer.Exit(1)
 
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C

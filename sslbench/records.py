@@ -95,6 +95,17 @@ class Provenance(_Model):
     peak_memory_mb: float = 0.0
 
 
+class Verification(_Model):
+    """The same cell, computed apart from the record that it stands in.
+
+    Attributes:
+        value: of the headline metric.
+    """
+
+    value: float
+    provenance: Provenance
+
+
 class Record(_Model):
     """One cell of the grid: a checkpoint, a task and a dataset, and what came out.
 
@@ -111,11 +122,12 @@ class Record(_Model):
         examples: sha256 of KEY.npz with the per-example scores, None without them.
         inline: per-example scores of the headline metric (and "groups") as text, in records.jsonl
             and in what was merged from one; see `pack`.
-        completions: how often the cell was computed, always with the same scores.
+        completions: how often the cell was computed in its run folder, with the same scores.
+        verified: who else computed it, in the order of their dates.
     """
 
     schema_version: int = SCHEMA
-    key: str
+    key: str = Field(pattern=r"^[0-9a-f]{4,64}$")  # it becomes a path
     status: Status
     reason: str | None = None
     checkpoint: Checkpoint
@@ -137,6 +149,7 @@ class Record(_Model):
     examples: str | None = None
     inline: dict[str, str] | None = None
     completions: int = 1
+    verified: list[Verification] = Field(default_factory=list)
     provenance: Provenance
 
 
@@ -243,9 +256,19 @@ def pack(array: np.ndarray) -> str:
 
 
 def unpack(text: str) -> np.ndarray:
-    """The vector (n,) that `pack` wrote: float64, or int64 for kind i4."""
-    kind, n, data = text.split(":")
-    raw = base64.b64decode(data)
+    """The vector (n,) that `pack` wrote: float64, or int64 for kind i4.
+
+    Raises:
+        ValueError: another kind, or data of another length than the text says.
+    """
+    try:
+        kind, n, data = text.split(":")
+        raw = base64.b64decode(data, validate=True)
+        size = {"bits": (int(n) + 7) // 8, "i4": 4 * int(n), "f4": 4 * int(n)}[kind]
+    except (ValueError, KeyError):
+        size, raw = 0, b""
+    if not 0 < size == len(raw):
+        raise ValueError(f"KIND:N:BASE64 expected, found {text[:40]!r}")
     if kind == "bits":
         return np.unpackbits(np.frombuffer(raw, np.uint8), count=int(n)).astype(np.float64)
     return np.frombuffer(raw, f"<{kind}").astype(np.int64 if kind == "i4" else np.float64)
@@ -282,7 +305,7 @@ def parse_record(text: str) -> Record:
 
 
 def read_records(source: Path) -> list[Record]:
-    """All records of a run folder, a store, or a records.jsonl, in the order of their keys.
+    """All records of a run folder, a store, a records.jsonl or a board, in the order of their keys.
 
     Per-example scores of the headline metric come along in `inline`, and of its variants
     (`top1_few_linear`) those that are right or wrong, a bit each, and that at the best layer.
@@ -295,8 +318,13 @@ def read_records(source: Path) -> list[Record]:
     else:
         store = store_in(source)
         records = [_with_inline(record, store) for record in store]
+        lines = source / "records.jsonl"
+        if not records and lines.is_file():  # the folder of a board
+            records = list(_read_lines(lines))
     if not records:
-        raise UserError(f"{source}: no records found; expected a run folder or a records.jsonl")
+        raise UserError(
+            f"{source}: no records found; expected a run folder, a board or a records.jsonl"
+        )
     return sorted(records, key=lambda record: record.key)
 
 
@@ -320,7 +348,9 @@ def _with_inline(record: Record, store: Store) -> Record:
 
 
 def _read_lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:  # after the last one
+            continue
         try:
             yield parse_record(line)
         except ValueError as error:

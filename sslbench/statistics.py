@@ -166,6 +166,15 @@ def hierarchical(
     return Difference(value, stderr, value - half, value + half, p)
 
 
+def paired_or_hierarchical(
+    a: Sequence[Array], b: Sequence[Array], groups: Labels | None = None
+) -> Difference:
+    """`paired` where each side is one seed, else `hierarchical`, whose arguments it takes."""
+    if len(a) == len(b) == 1:
+        return paired(a[0], b[0], groups)
+    return hierarchical(a, b, groups)
+
+
 def holm(p: Sequence[float] | Array) -> Array:
     """P values corrected for their number by Holm's step-down method (Scand. J. Stat. 1979)."""
     raw = np.asarray(p, dtype=np.float64)
@@ -184,9 +193,9 @@ def best_and_tied(
 ) -> Standing:
     """The best row of a column, and the rows that cannot be told from it.
 
-    Each row is compared with the best on the examples that both saw (`paired`; `hierarchical`
-    where one of them has several seeds), Holm-corrected over the column. A row of equal value is
-    tied; one without scores on the same examples is otherwise not tested and not called tied.
+    Each row is compared with the best on the examples that both saw (`paired_or_hierarchical`),
+    Holm-corrected over the column. A row of equal value is tied; one without scores on the same
+    examples is otherwise not tested and not called tied.
 
     Args:
         values: score per row, higher or lower is better as said.
@@ -206,10 +215,7 @@ def best_and_tied(
     for row, own in enumerate(examples):
         if row == best or not own or not reference or len(own[0]) != len(reference[0]):
             continue
-        if len(own) == len(reference) == 1:
-            p[row] = paired(reference[0], own[0], groups).p
-        else:
-            p[row] = hierarchical(reference, own, groups).p
+        p[row] = paired_or_hierarchical(reference, own, groups).p
     corrected = dict(zip(p, holm(list(p.values())).tolist(), strict=True))
     tied = [bool(scores[row] == scores[best]) for row in range(len(scores))]
     tied = [same or corrected.get(row, 0.0) >= LEVEL for row, same in enumerate(tied)]

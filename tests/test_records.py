@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,13 @@ def test_lines_hold_all_that_a_folder_holds(tmp_path):
     np.testing.assert_array_equal(unpack(from_folder[1].inline["groups"]), [5, 5])
 
 
+def test_the_folder_of_a_board_is_read_by_its_lines(tmp_path):
+    write_lines([record()], tmp_path / "records.jsonl")
+    assert read_records(tmp_path) == [record()]
+    Store(tmp_path / "records").put(record("cd34"))  # a run folder holds the records themselves
+    assert [r.key for r in read_records(tmp_path)] == ["cd34"]
+
+
 def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no records found"):
         read_records(tmp_path)
@@ -111,3 +120,24 @@ def test_nothing_to_read_is_an_error(tmp_path):
     path.write_text("{}\n")
     with pytest.raises(UserError, match="line 1: schema version None"):
         read_records(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bits:3000000000:AA==", "f4:2:AAAA", "i8:1:AAAAAAAAAAA=", "f4:x:AAAA", "f4", "bits:8:A!=="],
+)
+def test_a_packed_vector_is_as_long_as_it_says(text):
+    with pytest.raises(ValueError, match="KIND:N:BASE64 expected"):
+        unpack(text)
+
+
+@pytest.mark.parametrize("key", ["../../evil", "", "AB12", "/etc/x", "ab12\n"])
+def test_a_key_never_leaves_the_folder(key):
+    with pytest.raises(ValueError, match="key"):
+        parse_record(record().model_dump_json().replace('"ab12"', json.dumps(key)))
+
+
+def test_names_with_line_separators_come_back(tmp_path):
+    odd = record(checkpoint=Checkpoint(key="c", name="a\u2028b\x85c", family="x", encoder="y"))
+    write_lines([odd], tmp_path / "records.jsonl")
+    assert read_records(tmp_path / "records.jsonl") == [odd]

@@ -8,14 +8,21 @@ import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from sslbench.errors import UserError
 from sslbench.leaderboard import checks
+from sslbench.leaderboard.aggregates import (
+    Aggregate,
+    Measurement,
+    Noise,
+    aggregates,
+    perturbations,
+)
 from sslbench.leaderboard.checks import grouped
+from sslbench.leaderboard.reported import Reported
 from sslbench.records import Checkpoint, Record, unpack
 from sslbench.statistics import Array, Labels, best_and_tied, interval, over_seeds
 
@@ -75,6 +82,8 @@ class Cell:
         over_seeds: 95 % over the pretraining seeds, None for one seed.
         mark: among the cells of its column.
         p: Holm-corrected, against the best; None where it was not tested.
+        noise: what the draws add to the value (see `aggregates`), in columns that are averaged.
+        reported: what others say of it.
     """
 
     status: CellStatus = "not_run"
@@ -86,11 +95,18 @@ class Cell:
     over_seeds: Interval | None = None
     mark: Mark = None
     p: float | None = None
+    noise: Noise | None = None
+    reported: Reported | None = None
 
     @property
     def ok(self) -> bool:
         """Whether there is a number to show."""
         return self.status == "ok" and math.isfinite(self.value)
+
+    @property
+    def verified(self) -> int:
+        """How many of its records somebody else has computed too."""
+        return sum(bool(record.verified) for record in self.records)
 
 
 @dataclass
@@ -101,10 +117,9 @@ class Board:
         records: all of them, also those of checkpoints along the way, in the order of their keys.
         rows: in the order of the CSV.
         cells: of every row and column.
-        shared: the columns behind `mean` and `mean_rank`: shares of which higher is better, and
-            which every row with any score has.
-        mean: of the shared columns, by row.
-        mean_rank: by row; 1 is best, equal values share their rank.
+        shared: the columns behind the aggregates: shares of which higher is better, and which
+            every row with any score has.
+        aggregates: over the shared columns, by row; empty without any.
     """
 
     title: str
@@ -113,8 +128,7 @@ class Board:
     columns: list[Column]
     cells: dict[tuple[Row, Column], Cell]
     shared: list[Column]
-    mean: dict[Row, float]
-    mean_rank: dict[Row, float]
+    aggregates: dict[Row, Aggregate]
 
     def checkpoints(self, row: Row) -> list[Checkpoint]:
         """Of a row, one per pretraining seed; from records that are ok where there are any."""
@@ -132,8 +146,22 @@ class Board:
         return sum(numbers) / len(numbers) if numbers else None
 
 
-def build(records: Iterable[Record], title: str) -> Board:
-    """The board of these records.
+class Arranged(NamedTuple):
+    """Records of which each may stand beside the others.
+
+    Attributes:
+        all: once each, also those of checkpoints along the way, in the order of their keys.
+        rows: records of fully pretrained checkpoints by their row.
+        columns: the same records by task, dataset and headline.
+    """
+
+    all: list[Record]
+    rows: dict[Row, list[Record]]
+    columns: dict[tuple[str, str, str], list[Record]]
+
+
+def arranged(records: Iterable[Record]) -> Arranged:
+    """The records by row and by column.
 
     Raises:
         UserError: two records contradict each other, or cannot stand in one row or one column.
@@ -141,41 +169,92 @@ def build(records: Iterable[Record], title: str) -> Board:
     unique = checks.unique(checks.current(records))
     final = [record for record in unique if record.checkpoint.at == 1.0]
     if not final:
-        raise UserError("no records of fully pretrained checkpoints (at = 1.0) to publish")
-    by_row = grouped(final, _row)
-    by_column = grouped(final, attrgetter("task", "dataset", "headline"))
+        raise UserError("no records of fully pretrained checkpoints (at = 1.0)")
+    by_row = grouped(final, row_of)
+    by_column = grouped(final, column_key)
     for row, members in by_row.items():
         checks.row(", ".join(map(str, astuple(row))), members)
     for name, members in by_column.items():
         checks.column("/".join(name), members)
+    return Arranged(unique, by_row, by_column)
+
+
+def build(records: Iterable[Record], title: str, reported: Iterable[Reported] = ()) -> Board:
+    """The board of these records, with what others report of its cells.
+
+    Raises:
+        UserError: as in `arranged`, or a reported number belongs to no cell.
+    """
+    unique, by_row, by_column = arranged(records)
     rows = sorted(by_row)
     columns: list[Column] = []
     cells: dict[tuple[Row, Column], Cell] = {}
     for name, members in sorted(by_column.items()):
-        column = _column(name, members)
+        column = column_of(name, members)
         columns.append(column)
-        found = {row: _cell(same) for row, same in grouped(members, _row).items()}
+        evidence = {row: evidence_of(same) for row, same in grouped(members, row_of).items()}
         if column.higher_is_better is not None:
-            _mark([e for e in found.values() if e.cell.ok], column.higher_is_better)
-        cells |= {(row, column): found[row].cell if row in found else Cell() for row in rows}
+            _mark([e for e in evidence.values() if e.cell.ok], column.higher_is_better)
+        cells |= {(r, column): evidence[r].cell if r in evidence else Cell() for r in rows}
+        drawn = {row: own for row, own in evidence.items() if column.averaged and own.cell.ok}
+        if drawn:
+            noise = perturbations(
+                column.dataset, [_measurement(row, column, own) for row, own in drawn.items()]
+            )
+            for row, added in zip(drawn, noise, strict=True):
+                drawn[row].cell.noise = added
+    for place, one in placed(reported, rows, columns).items():
+        cells[place].reported = one
     scored = [row for row in rows if any(cells[row, column].ok for column in columns)]
     shared = [
         column
         for column in columns
         if column.averaged and all(cells[row, column].ok for row in scored)
     ]
-    mean: dict[Row, float] = {}
-    mean_rank: dict[Row, float] = {}
+    totals: dict[Row, Aggregate] = {}
     if shared:
-        table = np.array([[cells[row, column].value for column in shared] for row in scored])
-        mean = dict(zip(scored, table.mean(axis=1).tolist(), strict=True))
-        ranks = stats.rankdata(-table, axis=0).mean(axis=1)
-        mean_rank = dict(zip(scored, ranks.tolist(), strict=True))
-    return Board(title, unique, rows, columns, cells, shared, mean, mean_rank)
+        own = [[cells[row, column] for column in shared] for row in scored]
+        found = aggregates(
+            np.array([[cell.value for cell in line] for line in own]),
+            np.array([column.chance for column in shared], np.float64),
+            np.array([[cell.noise for cell in line] for line in own]),
+        )
+        totals = dict(zip(scored, found, strict=True))
+    return Board(title, unique, rows, columns, cells, shared, totals)
+
+
+def placed(
+    reported: Iterable[Reported], rows: list[Row], columns: list[Column]
+) -> dict[tuple[Row, Column], Reported]:
+    """Numbers of others by their cell.
+
+    Raises:
+        UserError: one for a row or a column that the board has not, or two for one cell.
+    """
+    by_row = {astuple(row): row for row in rows}
+    by_column = {(c.task, c.dataset, c.metric): c for c in columns}
+    found: dict[tuple[Row, Column], Reported] = {}
+    for one in reported:
+        if one.row not in by_row or one.column not in by_column:
+            what = (
+                ("row", one.row, by_row)
+                if one.row not in by_row
+                else ("column", one.column, by_column)
+            )
+            raise UserError(
+                f"a reported number of {one.row[0]} ({one.source}): no {what[0]} "
+                f"{', '.join(map(str, what[1]))} on this board; there are "
+                f"{'; '.join(', '.join(map(str, other)) for other in what[2])}"
+            )
+        place = by_row[one.row], by_column[one.column]
+        if place in found:
+            raise UserError(f"two reported numbers of {one.row[0]} in {'/'.join(one.column)}")
+        found[place] = one
+    return found
 
 
 @dataclass
-class _Evidence:
+class Evidence:
     """A cell with its per-example scores by pretraining seed, and the groups of the examples."""
 
     cell: Cell
@@ -183,12 +262,27 @@ class _Evidence:
     groups: Labels | None = None
 
 
-def _row(record: Record) -> Row:
+def _measurement(row: Row, column: Column, evidence: Evidence) -> Measurement:
+    cell = evidence.cell
+    errors = [record.scores[column.metric].standard_error for record in cell.records]
+    known = [error for error in errors if error is not None]
+    mean = sum(known) / len(known) if known else None
+    return Measurement(row.name, evidence.examples, evidence.groups, cell.seeds, mean)
+
+
+def row_of(record: Record) -> Row:
+    """Where a record stands."""
     c = record.checkpoint
     return Row(c.name, c.encoder, c.pretrain_dataset or "", c.pretrain_epochs)
 
 
-def _column(name: tuple[str, str, str], records: list[Record]) -> Column:
+def column_key(record: Record) -> tuple[str, str, str]:
+    """Task, dataset and headline: records of one column share them."""
+    return record.task, record.dataset, record.headline
+
+
+def column_of(name: tuple[str, str, str], records: list[Record]) -> Column:
+    """The column with this `column_key`, of whose records any are given."""
     done = [record for record in records if record.status == "ok"]
     first = (done or records)[0]
     values = [record.scores[record.headline].value for record in done]
@@ -196,7 +290,10 @@ def _column(name: tuple[str, str, str], records: list[Record]) -> Column:
     return Column(*name, first.task_version, first.higher_is_better, first.chance, share)
 
 
-def _cell(records: list[Record]) -> _Evidence:
+def evidence_of(records: list[Record]) -> Evidence:
+    """What records of one row and one column come to; without any, it was not run."""
+    if not records:
+        return Evidence(Cell())
     done = sorted(
         (record for record in records if record.status == "ok"),
         key=attrgetter("checkpoint.pretrain_seed", "eval_seed"),
@@ -204,7 +301,7 @@ def _cell(records: list[Record]) -> _Evidence:
     others = [record for record in records if record.status != "ok"]
     if not done:
         failed = any(record.status == "failed" for record in others)
-        return _Evidence(Cell("failed" if failed else "not_applicable", others))
+        return Evidence(Cell("failed" if failed else "not_applicable", others))
     seeds = grouped(done, attrgetter("checkpoint.pretrain_seed"))
     scores = {
         seed: float(np.mean([record.scores[record.headline].value for record in same]))
@@ -217,7 +314,7 @@ def _cell(records: list[Record]) -> _Evidence:
     low, high = _interval(done, examples, groups)
     if low is not None and high is not None and math.isfinite(high - low):
         cell.interval = (low, high)
-    return _Evidence(cell, examples, groups)
+    return Evidence(cell, examples, groups)
 
 
 def _interval(
@@ -243,7 +340,7 @@ def per_seed(seeds: list[list[Record]], metric: str) -> tuple[list[Array] | None
     groups = [own for same in loaded for _, own in same]
     lengths = {len(array) for same in arrays for array in same}
     complete = sum(map(len, arrays)) == len(groups)
-    if not complete or len(lengths) > 1 or not all(_same(groups[0], own) for own in groups):
+    if not complete or len(lengths) > 1 or not all(same_groups(groups[0], own) for own in groups):
         return None, None
     return [np.mean(same, axis=0) for same in arrays], groups[0]
 
@@ -260,19 +357,20 @@ def _unpack(record: Record, metric: str) -> tuple[Array | None, Labels | None]:
     return examples, groups if groups is not None and len(groups) == len(examples) else None
 
 
-def _same(a: Labels | None, b: Labels | None) -> bool:
+def same_groups(a: Labels | None, b: Labels | None) -> bool:
+    """Whether the examples come in the same groups, or both one by one."""
     if a is None or b is None:
         return a is b
     return np.array_equal(a, b)
 
 
-def _mark(found: list[_Evidence], higher_is_better: bool) -> None:
+def _mark(found: list[Evidence], higher_is_better: bool) -> None:
     """Mark the best cell of a column and those that cannot be told from it."""
     if len(found) < 2:
         return
     groups = next((e.groups for e in found if e.examples is not None), None)
     values = [e.cell.value for e in found]
-    examples = [e.examples if _same(e.groups, groups) else None for e in found]
+    examples = [e.examples if same_groups(e.groups, groups) else None for e in found]
     standing = best_and_tied(values, examples, groups, higher_is_better)
     for row, (value, tied) in enumerate(zip(values, standing.tied, strict=True)):
         cell = found[row].cell

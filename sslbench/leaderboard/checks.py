@@ -1,12 +1,12 @@
 """What may stand on one board: numbers of one row or column must mean the same."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
 from sslbench.errors import UserError
-from sslbench.records import Record, agree
+from sslbench.records import Provenance, Record, Verification, agree
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -39,20 +39,59 @@ def grouped(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key
 def unique(records: Iterable[Record]) -> list[Record]:
     """One record per key. Where sources overlap, an ok one before others, then the earliest.
 
+    Other ok records of the key are kept as its verifications; see `verify`.
+
     Raises:
-        UserError: two ok records of one key have different scores.
+        UserError: two ok records of one key contradict each other.
     """
     kept = []
-    for key, same in sorted(grouped(records, attrgetter("key")).items()):
-        done = [record for record in same if record.status == "ok"]
-        for other in done[1:]:
-            if not agree(done[0], other):
-                raise UserError(
-                    f"two records of {_name(other)} (key {key}) have different scores: "
-                    f"{_scores(done[0])}; {_scores(other)}; remove the wrong one"
-                )
-        kept.append(min(done or same, key=_precedence))
+    for _, same in sorted(grouped(records, attrgetter("key")).items()):
+        if len(same) == 1:
+            kept += same
+            continue
+        done = sorted((r for r in same if r.status == "ok"), key=_precedence)
+        kept.append(verify(done[0], done[1:]) if done else min(same, key=_precedence))
     return kept
+
+
+def verify(first: Record, others: Sequence[Record]) -> Record:
+    """The first record, with what the others of its key say of it.
+
+    Scores of one key must be the same. Where they were computed on other hardware or with other
+    versions, the headline score may differ by up to half its 95 % interval over the examples.
+
+    Raises:
+        UserError: one differs by more.
+    """
+    found = {_when(v.provenance): v for v in first.verified}
+    for other in others:
+        if not agree(first, other) and not _near(first, other):
+            raise UserError(
+                f"two records of {_name(other)} (key {first.key}) have different scores: "
+                f"{_scores(first)}; {_scores(other)}; remove the wrong one"
+            )
+        own = Verification(value=other.scores[other.headline].value, provenance=other.provenance)
+        found |= {_when(v.provenance): v for v in (own, *other.verified)}
+    found.pop(_when(first.provenance), None)
+    if len(found) == len(first.verified):
+        return first
+    return first.model_copy(update={"verified": [found[when] for when in sorted(found)]})
+
+
+def _when(provenance: Provenance) -> tuple[str, str]:
+    return provenance.created, provenance.hardware
+
+
+def _near(first: Record, other: Record) -> bool:
+    """Whether two records that were computed on different machines differ by little."""
+    a, b = first.provenance, other.provenance
+    same = (a.hardware, a.threads, a.world_size, a.versions)
+    if same == (b.hardware, b.threads, b.world_size, b.versions):
+        return False  # nothing explains a difference
+    x, y = first.scores.get(first.headline), other.scores.get(first.headline)
+    if x is None or y is None or x.low is None or x.high is None or x.n != y.n:
+        return False
+    return abs(x.value - y.value) <= (x.high - x.low) / 2
 
 
 def current(records: Iterable[Record]) -> list[Record]:
@@ -104,6 +143,18 @@ def column(name: str, records: list[Record]) -> None:
     for field in OF_A_COLUMN:
         remedy = "publish them apart, or evaluate the older ones again"
         _agree(f"column {name}", field, done, remedy)
+
+
+def one_version(records: list[Record]) -> None:
+    """Numbers of different versions of a task are not comparable, so they are not joined.
+
+    Raises:
+        UserError: naming the column, the versions and the records' names.
+    """
+    for name, members in grouped(current(records), attrgetter("task", "dataset")).items():
+        done = [record for record in members if record.status == "ok"]
+        remedy = "keep them apart, or evaluate the older ones again"
+        _agree(f"column {'/'.join(name)}", "task_version", done, remedy)
 
 
 def _agree(place: str, field: str, records: list[Record], remedy: str) -> None:

@@ -1,23 +1,31 @@
-"""A board as one HTML file that needs nothing but itself."""
+"""A board as one HTML file that needs nothing but itself.
+
+The numbers of the table are in the page as JSON. All else (the details of a row's cells, the
+libraries, the points of the plots, the CSV) is compressed until the browser wants it.
+"""
 
 import base64
+import gzip
 import json
-from collections.abc import Iterable
+from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
-from sslbench.leaderboard import notes, tables, text
+from sslbench.leaderboard import details, notes, tables, text
 from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.leaderboard.figures import figures
-from sslbench.records import Checkpoint, Record
+from sslbench.statistics import LEVEL
 
-Section = tuple[str, list[tuple[str, str]]]  # a heading, and labelled values
+NOISE_BYTES = 1_200_000  # of the draws behind the rank intervals, for choices of columns
+DIGITS = 6
 
 
 def page(board: Board) -> str:
-    """The HTML: the table as plain markup, the details of its cells as JSON beside it."""
+    """The HTML: the table's numbers as JSON, everything else packed beside them."""
     environment = Environment(
         loader=PackageLoader("sslbench", "leaderboard"),
         autoescape=True,
@@ -26,26 +34,100 @@ def page(board: Board) -> str:
         lstrip_blocks=True,
     )
     rows = text.order(board)
-    scales = {column: _scale(board, column) for column in board.columns}
+    best = details.best_rows(board)
+    packed = {
+        "datatables": files("itables").joinpath("html/dt_bundle.js").read_bytes(),
+        "plotly": get_plotlyjs().encode(),
+        "csv": tables.csv(tables.wide(board)).encode(),
+        "points": _json(_points(board, rows)),
+        **{f"row-{i}": _json(details.of_row(board, row, best)) for i, row in enumerate(rows)},
+    }
     noted = {column: notes.of_column(board, column) for column in board.columns}
-    csv = tables.csv(tables.wide(board)).encode()
     return environment.get_template("page.html.j2").render(
         board=board,
         text=text,
         rows=rows,
         tasks=[(task, list(own)) for task, own in groupby(board.columns, lambda c: c.task)],
         position=_position,
-        place=lambda column, value: _position(scales[column], value),
         figures=figures(board),
         notes=noted,
         marks={cell.mark for cell in board.cells.values() if cell.mark},
         empty={cell.status for cell in board.cells.values()} - {"ok"},
-        csv=base64.b64encode(csv).decode(),
-        details={
-            "rows": [[_checkpoint(board.checkpoints(row))] for row in rows],
-            "cells": [[_details(board, row, column) for column in board.columns] for row in rows],
+        verified=any(cell.verified == len(cell.records) > 0 for cell in board.cells.values()),
+        packed={
+            name: base64.b64encode(gzip.compress(data, mtime=0)).decode()
+            for name, data in packed.items()
+        },
+        data={
+            "rows": [_row(board, row) for row in rows],
+            "columns": [_column(board, column) for column in board.columns],
+            "cells": [[_cell(board.cells[row, c]) for c in board.columns] for row in rows],
+            "noise": _noise(board, rows),
+            "level": LEVEL,
+            "text": {
+                "empty": text.EMPTY,
+                "marks": {mark: text.MARKS[mark] for mark in text.MEANING},
+                "meaning": text.MEANING,
+            },
         },
     )
+
+
+def _row(board: Board, row: Row) -> dict[str, Any]:
+    checkpoints = board.checkpoints(row)
+    first, seconds = checkpoints[0], board.seconds(row)
+    own = board.aggregates.get(row)
+    return {
+        "name": row.name,
+        "about": text.about(row),
+        "seeds": len(checkpoints),
+        "parameters": first.parameters,
+        "parametersText": text.count(first.parameters) if first.parameters is not None else "",
+        "seconds": seconds,
+        "secondsText": text.duration(seconds) if seconds is not None else "",
+        "facets": {
+            "family": first.family,
+            "modality": _modality(first.encoder_config),
+            "encoder": row.encoder,
+            "pretraining data": row.pretrain_dataset or "none",
+            "source": "external" if first.family == "external" else "own",
+        },
+        "aggregate": own
+        and {
+            "mean": own.mean,
+            "normalised": own.normalised,
+            "borda": own.borda,
+            "winRate": own.win_rate,
+            "rank": own.rank,
+            "rankLow": own.rank_low,
+            "rankHigh": own.rank_high,
+            "group": own.group,
+        },
+    }
+
+
+def _modality(encoder: dict[str, Any]) -> str:
+    """What an encoder takes, by its configuration."""
+    if "image" in encoder and "text" in encoder:
+        return "image and text"
+    images = ("image_size" in part for part in (encoder, encoder.get("first", {})))
+    return "image" if any(images) else "text"
+
+
+def _column(board: Board, column: Column) -> dict[str, Any]:
+    low, high = _scale(board, column)
+    return {
+        "name": column.name,
+        "task": column.task,
+        "dataset": column.dataset,
+        "unit": text.unit(column),
+        "share": column.share,
+        "chance": column.chance,
+        "higher": column.higher_is_better,
+        "averaged": column.averaged,
+        "low": low,
+        "high": high,
+    }
 
 
 def _scale(board: Board, column: Column) -> tuple[float, float]:
@@ -62,175 +144,64 @@ def _position(scale: tuple[float, float], value: float) -> str:
     return f"{100 * (value - low) / (high - low) if high > low else 50:.1f}%"
 
 
-def _details(board: Board, row: Row, column: Column) -> dict[str, Any]:
-    """What the dialog of a cell shows besides its row's checkpoints."""
-    cell = board.cells[row, column]
-    return {
-        "title": row.name,
-        "subtitle": f"{column.task} on {column.dataset}, {text.unit(column)}",
-        "status": cell.status,
-        "value": text.score(column, cell.value) if cell.ok else text.EMPTY.get(cell.status, "nan"),
-        "half": text.half(column, cell),
-        "facts": _facts(board, row, column),
-        "reasons": _reasons(cell),
-        "sections": _sections(cell.records) if cell.records else [],
-    }
-
-
-def _facts(board: Board, row: Row, column: Column) -> list[str]:
-    """A cell's numbers in sentences."""
-    cell = board.cells[row, column]
-    if cell.status == "not_run":
-        return ["There is no record of this cell: it was not run, or not published."]
+def _cell(cell: Cell) -> list[Any]:
+    """Value, ends of the interval, mark, whether others computed it too; or the status alone."""
     if not cell.ok:
-        return []
-    facts = []
-    if cell.interval:
-        n = cell.records[0].scores[column.metric].n
-        facts.append(
-            f"95 % interval over the examples (n = {n:,}): {_range(column, cell.interval)}."
-        )
-    if cell.over_seeds:
-        facts.append(
-            f"95 % interval over {len(cell.seeds)} pretraining seeds: "
-            f"{_range(column, cell.over_seeds)}."
-        )
-    elif len(cell.seeds) == 1:
-        facts.append("One pretraining seed: a number about this checkpoint, not the method.")
-    if column.chance is not None:
-        facts.append(f"Chance: {text.score(column, column.chance)}.")
-    shared = {record.overlap for record in cell.records if record.overlap}
-    facts += [f"Known overlap with the pretraining data: {text_}." for text_ in sorted(shared)]
-    best = [r.name for r in board.rows if board.cells[r, column].mark == "best"]
-    if cell.mark == "best":
-        facts.append("Best of its column.")
-    elif cell.p is not None:
-        verb = "Cannot be told from" if cell.mark == "tied" else "Differs from"
-        facts.append(
-            f"{verb} {best[0]}, the best of its column: {text.probability(cell.p)} on the same "
-            "examples, Holm-corrected."
-        )
-    elif best:
-        facts.append(f"Not tested against {best[0]}: no scores on the same examples.")
-    return facts
+        return [cell.status]
+    ends = [_short(end) for end in cell.interval] if cell.interval else [None, None]
+    return [_short(cell.value), *ends, cell.mark, cell.verified == len(cell.records)]
 
 
-def _range(column: Column, ends: tuple[float, float]) -> str:
-    return " to ".join(text.score(column, end) for end in ends)
-
-
-def _reasons(cell: Cell) -> list[str]:
-    """Why records are not ok, each with its seeds."""
-    records = cell.failures if cell.status == "ok" else cell.records
-    return [
-        f"{text.EMPTY[record.status]} (pretraining seed {record.checkpoint.pretrain_seed}, "
-        f"evaluation seed {record.eval_seed})\n{record.reason or 'no reason was given'}"
-        for record in records
-    ]
-
-
-def _sections(records: list[Record]) -> list[Section]:
-    first = records[0]
-    metrics = sorted({metric for record in records for metric in record.scores})
-    scores = [(metric, _scores(metric, records)) for metric in metrics]
-    seeds = {
-        "pretraining seed": [record.checkpoint.pretrain_seed for record in records],
-        "evaluation seed": [record.eval_seed for record in records],
-    }
-    by_seed = [(name, " · ".join(map(str, numbers))) for name, numbers in seeds.items()]
-    protocol = {
-        "protocol": f"{first.protocol}, version {first.task_version}",
-        **first.task_settings,
-        "training examples": first.n_train,
-        "test examples": first.n_test,
-        "data": first.dataset_hash,
-    }
-    where = [_where(record) for record in records]
-    sections = [
-        ("Scores" if metrics else "Seeds", by_seed + scores),
-        ("Chosen by the protocol", _merged(record.selected for record in records)),
-        ("Protocol", _merged([protocol])),
-        ("Where and when", _merged(where)),
-    ]
-    return [(title, lines) for title, lines in sections if lines]
-
-
-def _scores(metric: str, records: list[Record]) -> str:
-    """The scores as in the CSV, seed by seed; for a single record with n and interval."""
-    scores = [record.scores[metric] for record in records if metric in record.scores]
-    shown = " · ".join(f"{score.value:.4g}" for score in scores)
-    if len(scores) > 1 or scores[0].low is None or scores[0].high is None:
-        return shown
-    return f"{shown} ({scores[0].low:.4g} to {scores[0].high:.4g}, n = {scores[0].n:,})"
-
-
-def _where(record: Record) -> dict[str, Any]:
-    where = record.provenance
-    commit = where.git_commit and where.git_commit[:12]
+def _noise(board: Board, rows: list[Row]) -> dict[str, Any] | None:
+    """The first draws of every averaged column as bytes (C, R, draws), and a scale per cell."""
+    columns = [column for column in board.columns if column.averaged]
+    if not columns:
+        return None
+    draws = max(40, min(200, NOISE_BYTES // (len(rows) * len(columns))))
+    noise = np.zeros((len(columns), len(rows), draws), np.float32)
+    for i, column in enumerate(columns):
+        for j, row in enumerate(rows):
+            own = board.cells[row, column].noise
+            if own is not None:
+                noise[i, j] = own[:draws]
+    scale = np.abs(noise).max(axis=2) / 127
+    steps = np.rint(noise / np.where(scale > 0, scale, 1)[:, :, None]).astype(np.int8)
     return {
-        "created": where.created,
-        "commit": f"{commit}, with uncommitted changes" if commit and where.git_dirty else commit,
-        "code snapshot": where.code,
-        "hardware": where.hardware,
-        "threads": where.threads,
-        "processes": where.world_size,
-        "time": text.duration(where.seconds),
-        "peak memory": f"{where.peak_memory_mb:,.0f} MB",
-        **where.versions,
-        "record": record.key,
+        "draws": draws,
+        "scale": [[_short(float(step)) for step in line] for line in scale],
+        "steps": base64.b64encode(steps.tobytes()).decode(),
     }
 
 
-def _checkpoint(checkpoints: list[Checkpoint]) -> Section:
-    """What was evaluated, over all pretraining seeds of a row."""
-    about = [
-        {
-            "family": c.family,
-            "method": c.method and f"{c.method}, version {c.method_version}",
-            "encoder": c.encoder,
-            "parameters": c.parameters and f"{c.parameters:,}",
-            "pretraining data": c.pretrain_dataset,
-            "epochs": c.pretrain_epochs,
-            "steps": c.pretrain_step,
-            "pretraining seed": c.pretrain_seed,
-            "final loss": c.pretrain_loss,
-            "pretraining time": c.pretrain_seconds and text.duration(c.pretrain_seconds),
-            "weights": c.weights_hash,
-            **_found(c.external),
-            "checkpoint": c.key,
-            **{f"settings.{name}": value for name, value in c.settings.items()},
-            **{f"recipe.{name}": value for name, value in c.recipe.items()},
-            **{f"encoder.{name}": value for name, value in c.encoder_config.items()},
-        }
-        for c in checkpoints
-    ]
-    return "Checkpoint", _merged(about)
-
-
-def _found(external: dict[str, Any]) -> dict[str, Any]:
-    """What was found in somebody else's checkpoint, in a few words."""
-    if not external:
-        return {}
-    return {
-        "format": external["format"],
-        "weights found": f"{external['matched']} of {external['wanted']}",
-        "weights at": external["weights"] or None,
-        "weights missing": ", ".join(external["missing"]) or None,
-        "stored as": external["dtype"],
-        "preprocessing from": external["preprocessing"],
-        **{f"sha256 of {name}": sha256 for name, sha256 in external["files"].items()},
+def _points(board: Board, rows: list[Row]) -> dict[str, list[Any]]:
+    """Of all checkpoints, also those along the way: loss, progress and score in each column."""
+    place = {
+        (r.name, r.encoder, r.pretrain_dataset, r.pretrain_epochs): i for i, r in enumerate(rows)
     }
+    of = {(column.task, column.dataset): i for i, column in enumerate(board.columns)}
+    found: dict[str, list[Any]] = {
+        n: [] for n in ("row", "column", "seed", "epochs", "loss", "value")
+    }
+    for record in board.records:
+        c = record.checkpoint
+        row = place.get((c.name, c.encoder, c.pretrain_dataset or "", c.pretrain_epochs))
+        column = of.get((record.task, record.dataset))
+        if record.status != "ok" or row is None or column is None:
+            continue
+        if c.at == 1.0 and c.pretrain_loss is None:
+            continue
+        found["row"].append(row)
+        found["column"].append(column)
+        found["seed"].append(c.pretrain_seed)
+        found["epochs"].append(_short(c.at * c.pretrain_epochs))
+        found["loss"].append(c.pretrain_loss and _short(c.pretrain_loss))
+        found["value"].append(_short(record.scores[record.headline].value))
+    return found
 
 
-def _merged(facts: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Labels with their values; different values of one label side by side, None left out."""
-    found: dict[str, dict[str, None]] = {}
-    for fact in facts:
-        for name, value in fact.items():
-            if value is not None:
-                found.setdefault(name, {})[_plain(value)] = None
-    return [(name, " · ".join(values)) for name, values in found.items()]
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

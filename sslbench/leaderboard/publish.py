@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sslbench.leaderboard import tables
+from sslbench.leaderboard import reported, tables
 from sslbench.leaderboard.board import Board, build
 from sslbench.leaderboard.page import page
 from sslbench.records import read_records, write_lines
@@ -12,8 +12,9 @@ from sslbench.storage import write_text
 def publish(sources: list[Path], out: Path) -> Board:
     """Write records.jsonl, records.csv, leaderboard.csv and index.html into `out`.
 
-    Each file is written atomically and depends on the records only: published again from its own
-    records.jsonl, a board is the same byte for byte.
+    Each file is written atomically and depends on the records only, and on the `reported.csv` that
+    may stand in `out`: published again from its own records.jsonl, a board is the same byte for
+    byte.
 
     Args:
         sources: run folders, stores or records.jsonl files; where they overlap they must agree.
@@ -23,7 +24,7 @@ def publish(sources: list[Path], out: Path) -> Board:
         UserError: a source has no or damaged records, or some that contradict each other.
     """
     records = [record for source in sources for record in read_records(source)]
-    board = build(records, out.resolve().name)
+    board = build(records, out.resolve().name, reported.read(out / reported.FILE))
     files = {
         "records.csv": tables.csv(tables.long(board.records)),
         "leaderboard.csv": tables.csv(tables.wide(board)),

@@ -1,6 +1,7 @@
 """The two CSV files: every number in the long form, and the board in the wide form."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,10 @@ COUNTS = (
     "method_version",
     "parameters",
     "image_size",
+    "rank",
+    "rank_low",
+    "rank_high",
+    "group",
 )  # integers that may be missing
 
 
@@ -33,9 +38,11 @@ def wide(board: Board) -> pd.DataFrame:
     """leaderboard.csv: one row per row of the board, then the scores, then what belongs to them.
 
     Scores are means over seeds; NAME/low and NAME/high is their 95 % interval over the examples,
-    NAME/seeds_low and NAME/seeds_high the one over pretraining seeds. What is missing is empty.
+    NAME/seeds_low and NAME/seeds_high the one over pretraining seeds, NAME/reported what others
+    say, NAME/verified how many of its records others computed too. What is missing is empty.
     """
-    return _frame([_wide_row(board, row) for row in board.rows])
+    table = _frame([_wide_row(board, row) for row in board.rows])
+    return table.astype({f"{column.name}/verified": "Int64" for column in board.columns})
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -97,6 +104,8 @@ def _lines(record: Record) -> list[dict[str, Any]]:
                 "checkpoint_key": c.key,
                 "key": record.key,
                 "completions": record.completions,
+                "verified": len(record.verified),
+                "verified_values": json.dumps([v.value for v in record.verified]),
                 "created": where.created,
                 "git_commit": where.git_commit,
                 "git_dirty": where.git_dirty,
@@ -127,9 +136,9 @@ def _wide_row(board: Board, row: Row) -> dict[str, Any]:
         "seeds": len(checkpoints),
         "parameters": checkpoints[0].parameters,
         "pretrain_seconds": board.seconds(row),
-        "mean": board.mean.get(row),
-        "mean_rank": board.mean_rank.get(row),
+        **(asdict(board.aggregates[row]) if row in board.aggregates else {}),
         "columns_in_mean": len(board.shared),
+        "columns_scored": sum(cell.ok for cell in cells.values()),
     }
     line |= {column.name: cell.value if cell.ok else None for column, cell in cells.items()}
     for column, cell in cells.items():
@@ -139,6 +148,8 @@ def _wide_row(board: Board, row: Row) -> dict[str, Any]:
             None,
         )
         line[f"{column.name}/status"] = cell.status
+        line[f"{column.name}/reported"] = cell.reported and cell.reported.value
+        line[f"{column.name}/verified"] = cell.verified if cell.ok else None
     return line
 
 

@@ -63,8 +63,6 @@ def _legend(board: Board) -> list[str]:
     reasons: defaultdict[str, list[str]] = defaultdict(list)
     for (row, column), cell in board.cells.items():
         if cell.status in ("failed", "not_applicable"):
-            reason = (cell.records[0].reason or "no reason given").splitlines()[-1]
-            reasons[f"{text.EMPTY[cell.status]}: {reason}"].append(
-                f"{row.name} in {column.task}/{column.dataset}"
-            )
+            where = f"{row.name} in {column.task}/{column.dataset}"
+            reasons[text.why_empty(cell)].append(where)
     return lines + [f"{reason} ({', '.join(where)})" for reason, where in reasons.items()]

@@ -1,6 +1,7 @@
 """How numbers are written, in the terminal and on the page."""
 
 import math
+from collections.abc import Sequence
 
 from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.statistics import LEVEL
@@ -18,6 +19,14 @@ def score(column: Column, value: float) -> str:
     if column.share:
         return f"{100 * value:.1f}"
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:#.4g}"
+
+
+def why_empty(cell: Cell) -> str:
+    """Why there is no number to show, with the last line of an error."""
+    shown = EMPTY.get(cell.status, "nan")
+    if cell.status not in ("failed", "not_applicable"):
+        return shown
+    return f"{shown}: {(cell.records[0].reason or 'no reason given').splitlines()[-1]}"
 
 
 def half(column: Column, cell: Cell) -> str:
@@ -57,8 +66,12 @@ def count(number: int) -> str:
 
 def subject(board: Board) -> str:
     """What differences on this board are claims about."""
-    seeds = [len(board.checkpoints(row)) for row in board.rows]
-    if max(seeds) == 1:
+    return claim([len(board.checkpoints(row)) for row in board.rows])
+
+
+def claim(seeds: Sequence[int]) -> str:
+    """What differences between rows with so many pretraining seeds are claims about."""
+    if max(seeds) <= 1:
         return "One pretraining seed per row: differences are about these checkpoints, not methods."
     if min(seeds) > 1:
         return "Several pretraining seeds per row: differences are about methods."
@@ -90,6 +103,12 @@ def about(row: Row) -> list[str]:
     return [row.encoder, row.pretrain_dataset, epochs]
 
 
+def label(row: Row) -> str:
+    """All that is known of a row, on one line."""
+    return ", ".join([row.name, *about(row)])
+
+
 def order(board: Board) -> list[Row]:
     """The rows by mean rank, those without one last."""
-    return sorted(board.rows, key=lambda row: (board.mean_rank.get(row, math.inf), row))
+    places = {row: own.mean_rank for row, own in board.aggregates.items()}
+    return sorted(board.rows, key=lambda row: (places.get(row, math.inf), row))

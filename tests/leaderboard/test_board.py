@@ -101,7 +101,7 @@ def test_lower_is_better_and_numbers_without_a_range(make):
     assert [found[name, "rank"].mark for name in "ab"] == ["best", None]
     assert [column.share for column in board.columns] == [True, False]
     assert board.shared == []
-    assert board.mean == {}
+    assert board.aggregates == {}
 
 
 def test_a_single_row_is_not_called_best(make):
@@ -122,10 +122,11 @@ def test_means_are_over_the_columns_that_every_row_has(make):
     records.append(make("dead", task="knn", status="failed", reason="no"))
     board = build(records, "x")
     assert [column.task for column in board.shared] == ["knn", "probe"]
-    assert {row.name: mean for row, mean in board.mean.items()} == pytest.approx(
+    found = {row.name: own for row, own in board.aggregates.items()}
+    assert {name: own.mean for name, own in found.items()} == pytest.approx(
         {"a": 0.35, "b": 0.35, "c": 0.25}
     )
-    assert {row.name: rank for row, rank in board.mean_rank.items()} == pytest.approx(
+    assert {name: own.mean_rank for name, own in found.items()} == pytest.approx(
         {"a": 2.0, "b": 1.75, "c": 2.25}
     )
 
@@ -161,7 +162,9 @@ def test_the_same_record_twice_counts_once(make):
     failed = make(status="failed", reason="died", key=record.key)
     again = record.model_copy(update={"provenance": later})
     for order in ([record, again, failed], [failed, again, record]):
-        assert build(order, "x").records == [record]
+        (kept,) = build(order, "x").records
+        assert [v.provenance for v in kept.verified] == [later]
+        assert kept.model_copy(update={"verified": []}) == record
 
 
 def test_of_a_cell_that_was_computed_again_the_newest_version_of_its_task_stands(make):
@@ -177,7 +180,7 @@ def test_the_same_cell_with_other_scores_is_refused(make):
     with pytest.raises(UserError, match=r"simclr in knn/digits .*top1 0\.3; top1 0\.4"):
         build([record, make(value=0.4, key=record.key)], "x")
     with pytest.raises(UserError, match="several records with the same seeds: k1, k2"):
-        build([make(value=0.3, key="k1"), make(value=0.3, key="k2")], "x")
+        build([make(value=0.3, key="ab01"), make(value=0.3, key="ab02")], "x")
 
 
 @pytest.mark.parametrize(
