@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 
 COMMANDS = [
     "list", "fetch", "pretrain", "evaluate", "run", "retry", "status", "cancel", "logs", "clean",
-    "publish", "merge", "predict", "doctor",
+    "publish", "merge", "validate", "compare", "predict", "doctor",
 ]  # fmt: skip
 
 

@@ -178,7 +178,7 @@ function marked(mark) {
 }
 
 function scoreCell(row, column) {
-  const [value, low, high, mark] = cellOf(row, column);
+  const [value, low, high, mark, verified] = cellOf(row, column);
   const button = element("button", "");
   button.type = "button";
   button.dataset.row = row.index;
@@ -189,6 +189,10 @@ function scoreCell(row, column) {
   }
   button.append(...marked(mark), Object.assign(element("span", formatted(column, value)), { className: "score" }));
   button.append(element("small", half(column, low === null ? null : [low, high])));
+  if (verified) {
+    const sign = Object.assign(element("span", "✓"), { className: "verified", ariaHidden: "true" });
+    button.append(sign, Object.assign(element("span", data.text.verified), { className: "hidden" }));
+  }
   if (mark) button.append(Object.assign(element("span", data.text.meaning[mark]), { className: "hidden" }));
   button.append(range(column, value, low, high));
   return button;

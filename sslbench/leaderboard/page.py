@@ -68,6 +68,7 @@ def page(board: Board) -> str:
                 "empty": text.EMPTY,
                 "marks": {mark: text.MARKS[mark] for mark in text.MEANING},
                 "meaning": text.MEANING,
+                "verified": text.VERIFIED,
             },
         },
     )

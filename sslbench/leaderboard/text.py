@@ -8,6 +8,7 @@ from sslbench.statistics import LEVEL
 
 EMPTY = {"not_run": "not run", "failed": "failed", "not_applicable": "n/a"}
 MARKS = {"best": "●", "tied": "○", None: ""}
+VERIFIED = "computed by somebody else too, with the same result"
 MEANING = {
     "best": "best of its column",
     "tied": f"cannot be told from the best (same examples, Holm-corrected, p ≥ {LEVEL:g})",

@@ -179,7 +179,7 @@ def test_the_same_cell_with_other_scores_is_refused(make):
     record = make(value=0.3)
     with pytest.raises(UserError, match=r"simclr in knn/digits .*top1 0\.3; top1 0\.4"):
         build([record, make(value=0.4, key=record.key)], "x")
-    with pytest.raises(UserError, match="several records with the same seeds: k1, k2"):
+    with pytest.raises(UserError, match="several records with the same seeds: ab01, ab02"):
         build([make(value=0.3, key="ab01"), make(value=0.3, key="ab02")], "x")
 
 

@@ -142,3 +142,14 @@ def test_the_modality_is_the_encoders(make):
     data = json.loads(Parsed(page(build(records, "x"))).scripts["data"])
     found = {row["name"]: row["facets"]["modality"] for row in data["rows"]}
     assert found == {"a": "image", "b": "image and text", "c": "text", "d": "image"}
+
+
+def test_what_others_computed_too_is_marked(make):
+    record = make(examples=hits(0.5, 0))
+    later = record.provenance.model_copy(update={"created": "2026-03-01T00:00:00+00:00"})
+    other = record.model_copy(update={"provenance": later})
+    for records, marked in (([record], False), ([record, other], True)):
+        html = page(build(records, "x"))
+        ((cell,),) = json.loads(Parsed(html).scripts["data"])["cells"]
+        assert cell[4] is marked
+        assert ("<b>✓</b>" in html) is marked
