@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sslbench.single import Loaded
 
 __all__ = ["__version__", "evaluate", "load", "results"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy, slow loops and simulation."""
+"""Intervals and tests against scipy, statsmodels and slow loops."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sslbench import statistics
-from sslbench.statistics import best_and_tied, hierarchical, holm, interval, over_seeds, paired
+from sslbench.statistics import (
+    KEPT,
+    RESAMPLES,
+    against_best,
+    best_and_tied,
+    hierarchical,
+    holm,
+    interval,
+    over_seeds,
+    paired,
+)
 
 
 def bernoulli(p, n, seed=0):
@@ -21,6 +30,9 @@ def test_interval_of_hits_is_wilsons(hits, n):
     expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert stderr == pytest.approx(np.sqrt(hits / n * (1 - hits / n) / n))
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    other = proportion.proportion_confint(hits, n, method="wilson")
+    assert (low, high) == pytest.approx(other, abs=1e-12)
 
 
 def test_interval_of_scores_is_students_and_clipped_only_to_the_range_of_shares():
@@ -32,7 +44,7 @@ def test_interval_of_scores_is_students_and_clipped_only_to_the_range_of_shares(
     assert interval(near_one * 2)[2] > 2.0
 
 
-def test_interval_over_groups_is_the_cluster_bootstrap():
+def test_interval_over_groups_is_students_on_the_cluster_bootstrap():
     random = np.random.default_rng(1)
     labels = np.repeat(np.arange(30), random.integers(1, 8, 30))
     x = random.normal(labels % 5, 1.0)
@@ -40,11 +52,50 @@ def test_interval_over_groups_is_the_cluster_bootstrap():
     for _ in range(4_000):
         chosen = [x[labels == group] for group in random.integers(0, 30, 30)]
         means.append(np.concatenate(chosen).mean())
-    expected = (np.std(means), *np.quantile(means, (0.025, 0.975)))
-    assert interval(x, labels) == pytest.approx(expected, rel=0.05)
-    assert interval(x, labels) == interval(x, labels)
+    stderr, low, high = interval(x, labels)
+    assert stderr == pytest.approx(np.std(means) * np.sqrt(30 / 29), rel=0.05)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 29, loc=x.mean(), scale=stderr))
+    assert interval(x, labels) == (stderr, low, high)
     shuffled = random.permutation(len(x))
-    assert interval(x[shuffled], labels[shuffled]) == pytest.approx(interval(x, labels))
+    assert interval(x[shuffled], labels[shuffled]) == pytest.approx((stderr, low, high))
+
+
+def test_over_groups_of_one_size_scipy_finds_the_same_standard_error():
+    random = np.random.default_rng(8)
+    labels = np.repeat(np.arange(25), 6)
+    x = random.normal(0, 1, 25)[labels] + random.normal(0, 1, 150)
+    means = x.reshape(25, 6).mean(axis=1)
+    resampled = stats.bootstrap((means,), np.mean, n_resamples=5_000, rng=random)
+    found = interval(x, labels)
+    assert found[0] == pytest.approx(resampled.standard_error * np.sqrt(25 / 24), rel=0.05)
+    assert found == pytest.approx(  # groups of one size are a sample of their means
+        (stats.sem(means), *stats.t.interval(0.95, 24, loc=x.mean(), scale=stats.sem(means))),
+        abs=0.1 * stats.sem(means),
+    )
+
+
+def test_interval_of_hits_in_groups_is_wilsons_of_the_examples_that_they_are_worth():
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    random = np.random.default_rng(9)
+    labels = np.repeat(np.arange(20), random.integers(2, 9, 20))
+    x = (random.random(len(labels)) < random.beta(8, 2, 20)[labels]).astype(float)
+    stderr, low, high = interval(x, labels)
+    n = x.mean() * (1 - x.mean()) / stderr**2
+    assert 20 < n < len(x)
+    alpha = 2 * stats.norm.sf(stats.t.ppf(0.975, 19))
+    expected = proportion.proportion_confint(n * x.mean(), n, alpha=alpha, method="wilson")
+    assert (low, high) == pytest.approx(expected)
+    even = np.tile([0.0, 1.0], 50)  # in each pair one hit: groups that differ less than by chance
+    expected = proportion.proportion_confint(
+        50, 100, alpha=2 * stats.norm.sf(stats.t.ppf(0.975, 49)), method="wilson"
+    )
+    assert interval(even, np.repeat(np.arange(50), 2)) == pytest.approx((0, *expected))
+
+
+def test_more_groups_than_draws_are_kept_of():
+    x = np.random.default_rng(10).random(KEPT + 1)
+    found, expected = interval(x, np.arange(len(x))), interval(x)
+    assert found == pytest.approx(expected, abs=4 * expected[0] / np.sqrt(2 * RESAMPLES))
 
 
 def test_groups_of_copies_count_once():
@@ -95,6 +146,14 @@ def test_paired_scores_agree_with_the_paired_t_test():
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_paired_hits_agree_with_statsmodels(seed):
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    a, b = bernoulli(0.7, 120, seed), bernoulli(0.6, 120, seed + 100)
+    counts = np.histogram2d(a, b, bins=2)[0]
+    assert paired(a, b).p == pytest.approx(tables.mcnemar(counts, exact=True).pvalue)
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_paired_hits_agree_with_the_exact_mcnemar_test(seed):
     a, b = bernoulli(0.7, 120, seed), bernoulli(0.6, 120, seed + 100)
     only_a = sum(1 for x, y in zip(a, b, strict=True) if x > y)
@@ -116,6 +175,7 @@ def test_paired_groups_agree_with_the_cluster_bootstrap_of_the_difference():
     assert (found.stderr, found.low, found.high) == interval(a - b, labels)
     expected = stats.ttest_1samp((a - b).reshape(40, 5).mean(axis=1), 0)  # groups of one size
     assert found.p == pytest.approx(expected.pvalue, rel=0.3)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.value) / found.stderr, 39))
     assert found.stderr > 1.5 * paired(a, b).stderr
 
 
@@ -145,6 +205,20 @@ def test_holm_by_hand_and_by_its_definition():
         for i in ranked
     }
     assert holm(p) == pytest.approx([expected[i] for i in range(7)])
+
+
+def test_holm_agrees_with_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    for n in (1, 2, 9, 40):
+        p = np.random.default_rng(n).random(n) ** 4
+        assert holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+
+
+def test_against_best_counts_the_pairs_of_rows_that_are_left():
+    assert against_best([0.02]) == pytest.approx([0.02])
+    assert against_best([0.01, 0.3, 0.03]) == pytest.approx([0.06, 0.3, 0.09])
+    assert against_best([0.2, 0.001, 0.004, 0.04]) == pytest.approx([0.2, 0.01, 0.024, 0.12])
+    assert against_best([]).shape == (0,)
 
 
 def anova_reference(a, b):
@@ -198,7 +272,7 @@ def test_the_best_row_and_those_tied_with_it():
     assert standing.best == 1
     assert standing.tied == [False, True, True]
     raw = [paired(best, far).p, paired(best, near).p]
-    assert [standing.p[0], standing.p[2]] == pytest.approx(list(holm(raw)))
+    assert [standing.p[0], standing.p[2]] == pytest.approx(list(against_best(raw)))
     lower = best_and_tied([x.mean() for x in rows], [[x] for x in rows], higher_is_better=False)
     assert lower.best == 0
     assert lower.tied == [True, False, False]
@@ -209,71 +283,3 @@ def test_rows_without_examples_are_tied_only_when_equal():
     assert standing.tied == [True, True, False]
     assert standing.p == [None, None, None]
     assert best_and_tied([0.5, 0.4], [[np.ones(3)], [np.zeros(2)]]).p == [None, None]
-
-
-def coverage(p, n):
-    """How often Wilson's interval holds p: the sum over all numbers of hits, not a simulation."""
-    covered = 0.0
-    for hits in range(n + 1):
-        _, low, high = interval(np.r_[np.ones(hits), np.zeros(n - hits)])
-        covered += stats.binom.pmf(hits, n, p) * (low <= p <= high)
-    return covered
-
-
-def normal_coverage(runs=500):
-    random = np.random.default_rng(11)
-    hits = 0
-    for _ in range(runs):
-        _, low, high = interval(random.normal(2, 1, 12))
-        hits += low <= 2 <= high
-    return hits / runs
-
-
-def test_intervals_cover_what_they_say():
-    for p in (0.1, 0.5, 0.95):
-        assert coverage(p, 1_000) == pytest.approx(0.95, abs=0.01)
-    assert normal_coverage() == pytest.approx(0.95, abs=0.02)
-
-
-def test_the_coverage_test_notices_a_90_percent_interval(monkeypatch):
-    monkeypatch.setattr(statistics, "LEVEL", 0.1)
-    assert all(coverage(p, 1_000) < 0.92 for p in (0.1, 0.5, 0.95))
-    assert normal_coverage() < 0.93
-
-
-def grouped_coverage(labels_of, runs=500):
-    random, hits = np.random.default_rng(12), 0
-    labels = np.repeat(np.arange(60), 4)
-    for _ in range(runs):
-        x = (random.normal(0, 1, 60)[labels] + random.normal(0, 1, 240)) + 1
-        _, low, high = interval(x, labels_of(labels))
-        hits += low <= 1 <= high
-    return hits / runs
-
-
-def test_the_interval_over_groups_covers_and_the_one_over_examples_would_not(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
-    assert grouped_coverage(lambda labels: labels) == pytest.approx(0.95, abs=0.03)
-    assert grouped_coverage(lambda _: None) < 0.85
-
-
-def false_positives(test, spread, seeds, runs=500):
-    """Share of pairs of equal methods that `test` calls different at p < .05."""
-    random, wrong = np.random.default_rng(13), 0
-    for _ in range(runs):
-        hard = random.normal(0, 1.5, 200)
-        logits = hard + random.normal(0, spread, (2, seeds, 1)) + random.normal(0, 1, (2, 1, 200))
-        a, b = (random.random((2, seeds, 200)) < 1 / (1 + np.exp(-logits))).astype(float)
-        wrong += test(a, b) < 0.05
-    return wrong / runs
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.4])
-def test_equal_methods_are_called_different_one_time_in_twenty(spread):
-    found = false_positives(lambda a, b: hierarchical(list(a), list(b)).p, spread, seeds=3)
-    assert 0.01 <= found <= 0.075
-
-
-def test_ignoring_seeds_calls_equal_methods_different():
-    found = false_positives(lambda a, b: paired(a[0], b[0]).p, spread=0.4, seeds=1)
-    assert found > 0.15

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sslbench.statistics import LEVEL, Array, Labels, holm
+from sslbench.statistics import LEVEL, Array, Labels, against_best
 
 DRAWS = 500
 BLOCK = 4_096  # examples at once, to bound the memory
@@ -86,7 +86,7 @@ def groups(mean_rank: Array, drawn: Array) -> list[int]:
     """Number the tie groups: the best with all that cannot be told from it; then so of the rest.
 
     The difference of two mean ranks is tested with its standard deviation over the draws,
-    two-sided, Holm-corrected over the rows that are compared with one best.
+    two-sided, and corrected for the number of rows and the choice of the best (`against_best`).
 
     Args:
         mean_rank: (R,).
@@ -101,7 +101,7 @@ def groups(mean_rank: Array, drawn: Array) -> list[int]:
         spread = (drawn[others] - drawn[best]).std(axis=1, ddof=1)
         z = np.divide(apart, spread, out=np.full_like(apart, np.inf), where=spread > 0)
         p = np.where(apart == 0, 1.0, 2 * stats.norm.sf(z))
-        group[[best, *others[holm(p) >= LEVEL]]] = group.max() + 1
+        group[[best, *others[against_best(p) >= LEVEL]]] = group.max() + 1
     return group.tolist()
 
 

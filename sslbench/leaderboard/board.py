@@ -81,7 +81,7 @@ class Cell:
         seeds: value of each pretraining seed.
         over_seeds: 95 % over the pretraining seeds, None for one seed.
         mark: among the cells of its column.
-        p: Holm-corrected, against the best; None where it was not tested.
+        p: against the best, corrected (`against_best`); None where it was not tested.
         noise: what the draws add to the value (see `aggregates`), in columns that are averaged.
         reported: what others say of it.
     """
@@ -320,13 +320,13 @@ def evidence_of(records: list[Record]) -> Evidence:
 def _interval(
     records: list[Record], examples: list[Array] | None, groups: Labels | None
 ) -> tuple[float | None, float | None]:
-    """Over the examples: what the record says if there is one, else of the scores' mean."""
-    if len(records) == 1:
-        score = records[0].scores[records[0].headline]
-        return score.low, score.high
-    if examples is None:
+    """Over the examples; without their scores, what the record says if there is but one."""
+    if examples is not None:
+        return interval(np.mean(examples, axis=0), groups)[1:]
+    if len(records) > 1:
         return None, None
-    return interval(np.mean(examples, axis=0), groups)[1:]
+    score = records[0].scores[records[0].headline]
+    return score.low, score.high
 
 
 def per_seed(seeds: list[list[Record]], metric: str) -> tuple[list[Array] | None, Labels | None]:

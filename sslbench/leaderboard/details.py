@@ -77,7 +77,7 @@ def _facts(board: Board, row: Row, column: Column, best: str | None) -> list[str
         verb = "Cannot be told from" if cell.mark == "tied" else "Differs from"
         facts.append(
             f"{verb} {best}, the best of its column: {text.probability(cell.p)} on the same "
-            "examples, Holm-corrected."
+            "examples, corrected for the number of rows."
         )
     elif best:
         facts.append(f"Not tested against {best}: no scores on the same examples.")

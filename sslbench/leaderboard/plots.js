@@ -96,30 +96,32 @@ function said(rho, n) {
   return rho === null ? "." : `; Spearman's correlation ${rho.toFixed(2)} over ${n} points.`;
 }
 
-// The points of one column, by row.
-function pointsOf(points, rows, column, use) {
+// Of one column, by row: the checkpoints, each with its mean over the evaluation seeds.
+function checkpointsOf(points, rows, column) {
   const found = new Map();
   for (let i = 0; i < points.row.length; i += 1) {
-    const row = points.row[i];
-    if (points.column[i] !== column.index || !rows.has(row) || !use(i)) continue;
-    if (!found.has(row)) found.set(row, []);
-    found.get(row).push(i);
+    const [row, seed, epochs, loss] = [points.row[i], points.seed[i], points.epochs[i], points.loss[i]];
+    if (points.column[i] !== column.index || !rows.has(row)) continue;
+    if (!found.has(row)) found.set(row, new Map());
+    const own = found.get(row);
+    const key = `${seed} ${epochs}`;
+    if (!own.has(key)) own.set(key, { seed, epochs, loss, scores: [] });
+    own.get(key).scores.push(percent(column) * points.value[i]);
   }
-  return found;
+  return [...found].map(([row, own]) => [row, [...own.values()].map((one) => ({ ...one, score: average(one.scores) }))]);
 }
 
 function curvePlot({ rows, column, points }) {
   const byRow = new Map(rows.map((row) => [row.index, row]));
-  const found = [...pointsOf(points, byRow, column, () => true)].filter(
-    ([, own]) => new Set(own.map((i) => points.epochs[i])).size > 1);
+  const found = checkpointsOf(points, byRow, column).filter(
+    ([, own]) => new Set(own.map((one) => one.epochs)).size > 1);
   if (!found.length) return { caption: "No row shown has checkpoints along its pretraining (checkpoints = [0.25, 0.5] in the grid)." };
   const traces = found.map(([index, own]) => {
-    const epochs = [...new Set(own.map((i) => points.epochs[i]))].sort((a, b) => a - b);
-    const at = (epoch) => own.filter((i) => points.epochs[i] === epoch).map((i) => percent(column) * points.value[i]);
-    const values = epochs.map(at);
+    const epochs = [...new Set(own.map((one) => one.epochs))].sort((a, b) => a - b);
+    const values = epochs.map((epoch) => own.filter((one) => one.epochs === epoch).map((one) => one.score));
     return {
       type: "scatter", mode: "lines+markers", name: label(byRow.get(index)), x: epochs,
-      y: values.map((v) => v.reduce((a, b) => a + b) / v.length),
+      y: values.map(average),
       error_y: { type: "data", array: values.map((v) => (v.length > 1 ? deviation(v) : 0)), thickness: 1 },
     };
   });
@@ -132,25 +134,26 @@ function curvePlot({ rows, column, points }) {
 
 function lossPlot({ rows, column, points }) {
   const byRow = new Map(rows.map((row) => [row.index, row]));
-  const found = [...pointsOf(points, byRow, column, (i) => points.loss[i] !== null)];
+  const found = checkpointsOf(points, byRow, column)
+    .map(([index, own]) => [index, own.filter((one) => one.loss !== null)])
+    .filter(([, own]) => own.length);
   if (!found.length) return { caption: "No row shown has a pretraining loss and a score in this column." };
-  const scale = percent(column);
   const correlations = [];
   const traces = found.map(([index, own]) => {
-    const [x, y] = [own.map((i) => points.loss[i]), own.map((i) => scale * points.value[i])];
+    const [x, y] = [own.map((one) => one.loss), own.map((one) => one.score)];
     const rho = spearman(x, y);
     const name = label(byRow.get(index));
     if (rho !== null) correlations.push(rho);
     return {
       type: "scatter", mode: "markers", x, y,
       name: rho === null ? name : `${name} (ρ = ${rho.toFixed(2)}, n = ${x.length})`,
-      text: own.map((i) => `seed ${points.seed[i]}, ${points.epochs[i]} epochs`),
+      text: own.map((one) => `seed ${one.seed}, ${one.epochs} epochs`),
       hovertemplate: "%{text}<br>loss %{x:.4g}, %{y:.4g}<extra>%{fullData.name}</extra>",
     };
   });
   const lower = correlations.filter((rho) => (column.higher === false ? rho > 0 : rho < 0)).length;
   const all = found.flatMap(([, own]) => own);
-  const rho = spearman(all.map((i) => points.loss[i]), all.map((i) => points.value[i]));
+  const rho = spearman(all.map((one) => one.loss), all.map((one) => one.score));
   const within = correlations.length
     ? `Within a row, a lower loss goes with a better score in ${lower} of ${correlations.length} rows with three checkpoints or more. `
     : "No row has three checkpoints for a correlation within it. ";

@@ -35,19 +35,23 @@ function tail(z) {
   return (z >= 0 ? erfc : 2 - erfc) / 2;
 }
 
-function holm(p) {
+// Of k - 1 rows against the best of k: against_best of sslbench/statistics.py.
+function againstBest(p) {
   const order = p.map((_, i) => i).sort((a, b) => p[a] - p[b]);
   const adjusted = new Array(p.length);
   let largest = 0;
   order.forEach((i, step) => {
-    largest = Math.max(largest, p[i] * (p.length - step));
+    const left = p.length + 1 - step;
+    largest = Math.max(largest, (p[i] * left * (left - 1)) / 2);
     adjusted[i] = Math.min(largest, 1);
   });
   return adjusted;
 }
 
+function average(values) { return values.reduce((a, b) => a + b) / values.length; }
+
 function deviation(values) {
-  const mean = values.reduce((a, b) => a + b) / values.length;
+  const mean = average(values);
   return Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (values.length - 1));
 }
 
@@ -64,7 +68,7 @@ function tieGroups(meanRank, drawn, level) {
       if (apart === 0) return 1;
       return spread > 0 ? 2 * tail(apart / spread) : 0;
     });
-    const corrected = holm(p);
+    const corrected = againstBest(p);
     group[best] = number;
     others.forEach((row, i) => { if (corrected[i] >= level) group[row] = number; });
   }

@@ -11,7 +11,7 @@ MARKS = {"best": "●", "tied": "○", None: ""}
 VERIFIED = "computed by somebody else too, with the same result"
 MEANING = {
     "best": "best of its column",
-    "tied": f"cannot be told from the best (same examples, Holm-corrected, p ≥ {LEVEL:g})",
+    "tied": f"cannot be told from the best (same examples, corrected, p ≥ {LEVEL:g})",
 }
 
 
