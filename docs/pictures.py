@@ -1,0 +1,77 @@
+"""Take the pictures of the pages: one of each board, and those of docs/leaderboards.md.
+
+    make pictures
+
+Needs Debian's chromium and `pip install playwright`; nothing is loaded from the network.
+"""
+
+import io
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+HERE = Path(__file__).parent
+BOARDS = HERE.parent / "leaderboards"
+SHOWN = BOARDS / "vision-methods" / "index.html"
+WIDE, PHONE = (1400, 1000), (390, 844)
+
+
+def opened(
+    browser: Browser,
+    page: Path,
+    size: tuple[int, int],
+    scheme: Literal["dark", "light"],
+    hash_: str,
+) -> Page:
+    """The page with its table, and its plot if `hash_` names one."""
+    width, height = size
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
+    )
+    view = context.new_page()
+    view.goto(f"{page.resolve().as_uri()}{hash_}")
+    view.wait_for_selector("html[data-ready]")
+    if "plot=" in hash_:
+        view.locator("#plots").scroll_into_view_if_needed()
+        view.wait_for_selector("#chart .main-svg")
+        view.locator("#plots").evaluate("plots => plots.scrollIntoView()")
+        view.wait_for_timeout(500)  # the plot's own animation
+    return view
+
+
+def save(view: Page, path: Path) -> None:
+    """With 256 colours, which are as many as a page has."""
+    image = Image.open(io.BytesIO(view.screenshot()))
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    view.context.close()
+
+
+def main() -> None:
+    """Take all of them."""
+    folder = HERE / "pictures"
+    folder.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for page in sorted(BOARDS.glob("*/index.html")):
+            save(opened(browser, page, WIDE, "light", ""), page.with_name("leaderboard.png"))
+        save(
+            opened(browser, SHOWN, WIDE, "dark", "#task=knn&task=linear_probe"), folder / "dark.png"
+        )
+        save(opened(browser, SHOWN, PHONE, "light", ""), folder / "phone.png")
+        save(opened(browser, SHOWN, WIDE, "light", "#plot=Ranks"), folder / "ranks.png")
+        loss = "#plot=Pretraining loss against score"
+        save(opened(browser, SHOWN, WIDE, "light", loss), folder / "loss.png")
+        view = opened(browser, SHOWN, WIDE, "light", "")
+        view.locator("td.best button").first.click()
+        view.wait_for_selector("dialog[open] h3")
+        save(view, folder / "details.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
