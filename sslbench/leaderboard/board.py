@@ -7,6 +7,7 @@ task's headline metric. `checks` refuses what cannot be compared.
 import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
@@ -130,14 +131,21 @@ class Board:
     shared: list[Column]
     aggregates: dict[Row, Aggregate]
 
+    @cached_property
+    def _checkpoints(self) -> dict[Row, list[Checkpoint]]:
+        found: dict[Row, list[Checkpoint]] = {}
+        for row in self.rows:
+            cells = [self.cells[row, column] for column in self.columns]
+            records = [record for cell in cells for record in (*cell.records, *cell.failures)]
+            seeds: dict[int, Checkpoint] = {}
+            for record in sorted(records, key=lambda record: (record.status != "ok", record.key)):
+                seeds.setdefault(record.checkpoint.pretrain_seed, record.checkpoint)
+            found[row] = [seeds[seed] for seed in sorted(seeds)]
+        return found
+
     def checkpoints(self, row: Row) -> list[Checkpoint]:
         """Of a row, one per pretraining seed; from records that are ok where there are any."""
-        cells = [self.cells[row, column] for column in self.columns]
-        records = [record for cell in cells for record in (*cell.records, *cell.failures)]
-        seeds: dict[int, Checkpoint] = {}
-        for record in sorted(records, key=lambda record: (record.status != "ok", record.key)):
-            seeds.setdefault(record.checkpoint.pretrain_seed, record.checkpoint)
-        return [seeds[seed] for seed in sorted(seeds)]
+        return self._checkpoints[row]
 
     def seconds(self, row: Row) -> float | None:
         """Mean pretraining time over the seeds, None where it is not known."""

@@ -1,5 +1,6 @@
 """What a reader must know of a column before its numbers."""
 
+from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -19,7 +20,9 @@ def of_column(board: Board, column: Column) -> list[str]:
     if counts and max(counts) <= FEW_GROUPS:
         units = "one group" if max(counts) == 1 else f"{max(counts)} groups"
         notes.append(f"smoke test: the test split holds {units} of examples that belong together")
-    pairs = [(a, b) for a, b in product(cells, cells) if _reference(board, a, b)]
+    supervised, untrained = (_by_encoder(board, cells, m) for m in ("supervised", "untrained"))
+    shared = supervised.keys() & untrained.keys()
+    pairs = [pair for e in shared for pair in product(supervised[e], untrained[e])]
     if pairs and not any(_above(cells[a], cells[b], column) for a, b in pairs):
         notes.append("uninformative: not even supervised is above untrained of the same encoder")
     return notes
@@ -31,10 +34,13 @@ def _groups(cell: Cell) -> int | None:
     return len(np.unique(unpack(inline["groups"]))) if "groups" in inline else None
 
 
-def _reference(board: Board, first: Row, second: Row) -> bool:
-    """Whether the rows are `supervised` and `untrained` of one encoder."""
-    methods = [{c.method for c in board.checkpoints(row)} for row in (first, second)]
-    return methods == [{"supervised"}, {"untrained"}] and first.encoder == second.encoder
+def _by_encoder(board: Board, rows: Iterable[Row], method: str) -> dict[str, list[Row]]:
+    """The rows of one method."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if {c.method for c in board.checkpoints(row)} == {method}:
+            found.setdefault(row.encoder, []).append(row)
+    return found
 
 
 def _above(first: Cell, second: Cell, column: Column) -> bool:
