@@ -348,7 +348,7 @@ def test_nothing_left_is_no_array(folder):
 def record(seconds: float, status: str = "ok", **made: object) -> Record:
     checkpoint = Checkpoint(**{"key": "k", "name": "n", "family": "f", "encoder": "e", **made})
     return Record(
-        key="r", status=status, checkpoint=checkpoint, task="mine", protocol="quick",
+        key="ab12", status=status, checkpoint=checkpoint, task="mine", protocol="quick",
         task_version=1, dataset="digits", headline="top1",
         provenance=Provenance(created="now", seconds=seconds),
     )  # fmt: skip
