@@ -364,7 +364,7 @@ async function drawPlot() {
   if (traces[0].type === "heatmap") traces[0].colorscale = [[0, paper], [1, accent]];
   await library.react("chart", traces, {
     height: height ?? 480,
-    margin: { t: 20, r: 20 },
+    margin: { t: 36, r: 20 },  // room for the buttons
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, family: "system-ui, sans-serif" },
@@ -372,7 +372,7 @@ async function drawPlot() {
     ...layout,
     xaxis: { ...grid, ...layout?.xaxis },
     yaxis: { ...grid, ...layout?.yaxis },
-  }, { responsive: true, displaylogo: false });
+  }, { responsive: true, displaylogo: false, showSendToCloud: false });  // nothing leaves the page
 }
 
 // ---- the dialog of a cell

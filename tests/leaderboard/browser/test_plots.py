@@ -1,5 +1,7 @@
 """The plots of a page: what they draw, and what they say of it."""
 
+import re
+
 import numpy as np
 import pytest
 from playwright.sync_api import expect
@@ -9,8 +11,13 @@ from sslbench.leaderboard import text
 from tests.leaderboard.browser import shown
 from tests.leaderboard.browser.shown import choose
 
-KINDS = ["Ranks", "Heat map", "Score against cost", "Learning curves",
-         "Pretraining loss against score"]  # fmt: skip
+KINDS = {
+    "Ranks": "Ranks of|no ranks",
+    "Heat map": "more intense|better direction",
+    "Score against cost": "pretraining time",
+    "Learning curves": "along its|along their",
+    "Pretraining loss against score": "loss",
+}  # with what only its captions say
 KNN = "knn/digits/top1"
 MARKS = "#chart .points path, #chart .heatmaplayer image"
 DRAWN = """() => (document.getElementById("chart").data ?? []).map((trace) => ({
@@ -20,16 +27,24 @@ DRAWN = """() => (document.getElementById("chart").data ?? []).map((trace) => ({
 }))"""
 
 
-def plot(page, kind, caption, column=None):
-    """What Plotly was given, once the caption says this."""
+def plot(page, kind, caption="", column=None):
+    """What Plotly was given, once the caption says this and, with a column, the axis that."""
     page.locator("#plots").scroll_into_view_if_needed()
     page.locator("#plot").select_option(kind)
     if column:
         page.locator("#plot-column").select_option(column)
-    expect(page.locator("#chart-caption")).to_contain_text(caption)
-    if page.evaluate(DRAWN):
+        task, dataset, _ = column.split("/")
+        page.wait_for_function(
+            "(own) => document.getElementById('chart').layout?.yaxis?.title?.text?.startsWith(own)",
+            arg=f"{task} on {dataset},",
+        )
+    told = page.locator("#chart-caption")
+    expect(told).to_contain_text(re.compile(KINDS[kind]))
+    expect(told).to_contain_text(caption)
+    drawn = page.evaluate(DRAWN)
+    if drawn:
         expect(page.locator(MARKS).first).to_be_attached()
-    return page.evaluate(DRAWN)
+    return drawn
 
 
 def groups(trace):
@@ -170,16 +185,29 @@ def test_the_last_plot_that_was_chosen_is_the_one_that_is_drawn(page):
 def test_every_plot_of_a_large_board_draws_or_says_why_not(page_of):
     page = page_of("vision-methods")
     for kind in KINDS:
-        drawn = plot(page, kind, "")
+        drawn = plot(page, kind)
         told = page.locator("#chart-caption").inner_text()
         assert bool(drawn) != told.startswith("No "), (kind, told)
+
+
+def test_a_plot_can_be_saved_and_not_sent_to_anybody(page):
+    plot(page, "Ranks", "Ranks of 6 rows")
+    buttons = page.locator("#chart .modebar").get_by_role("button")
+    names = [button.get_attribute("aria-label") for button in buttons.all()]
+    assert "Download plot as a PNG" in names
+    assert not [name for name in names if "Share" in name or "Edit" in name or "loud" in name]
+    with page.expect_download() as download:
+        buttons.first.click()
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+    bar, points = (page.locator(f"#chart {own}").bounding_box() for own in (".modebar", ".bglayer"))
+    assert bar["y"] + bar["height"] <= points["y"] + 1
 
 
 @pytest.mark.parametrize("kind", ["Ranks", "Heat map"])
 def test_names_that_are_numbers_are_names(page_of, kind):
     page = page_of("apart")
     choose(page, "task", "knn")
-    (trace,) = plot(page, kind, "")
+    (trace,) = plot(page, kind)
     assert {"10", "7", "2024"} <= set(trace["y"])
     assert page.locator("#chart .ytick text").all_text_contents() == trace["y"]
 
