@@ -28,7 +28,7 @@ app = typer.Typer()
 Grid = Annotated[
     Path, typer.Argument(help="The grid file, or a folder with grid.toml.", callback=grid_file)
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; default: the one that holds the grid file, or runs/NAME.")]
 Executor = Annotated[
     str, typer.Option(help="debug (this process), local, or slurm (submits and returns).")
 ]
@@ -182,10 +182,14 @@ def clean(
 
 
 def _folder(grid: Path, out: Path | None) -> Path:
-    """The run folder."""
+    """The run folder: the one given, the one that the grid file lies in, or runs/NAME."""
     from sslbench.grid.config import read
 
-    return out or Path("runs") / read(grid).name
+    name = read(grid).name
+    if out is not None:
+        return out
+    own = grid.parent
+    return own if (own / "work").is_dir() or (own / "records").is_dir() else Path("runs") / name
 
 
 def _planned(grid: Path, out: Path | None) -> "tuple[Config, list[Work], Path]":
@@ -194,7 +198,7 @@ def _planned(grid: Path, out: Path | None) -> "tuple[Config, list[Work], Path]":
     from sslbench.grid.plan import plan
 
     config = read(grid)
-    return config, plan(config, grid), out or Path("runs") / config.name
+    return config, plan(config, grid), _folder(grid, out)
 
 
 def _show(

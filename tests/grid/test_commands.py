@@ -69,6 +69,10 @@ def test_a_grid_from_its_first_run_to_its_last_retry(sslbench, work, monkeypatch
     assert (found["cells"]["ok"], found["cells"]["failed"], found["done"]) == (2, 2, True)
     assert found["disk"] is None
     assert sslbench("status", "runs/tiny", "--json")[1] == out  # the folder has a copy of the file
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir("/")
+        _, other, _ = sslbench("status", str(work.parents[2] / "runs" / "tiny"), "--json")
+        assert json.loads(other)["cells"] == found["cells"]
     key = found["rows"][1]["reasons"][0]["cell"]
     _, out, _ = sslbench("logs", "grid.toml", key[:8])
     assert "_log.err <==" in out
