@@ -9,6 +9,7 @@ from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.leaderboard.reproduce import evaluation, pretraining
 from sslbench.records import Checkpoint, Record
 
+SHOWN = 12  # digits of a key or a commit
 Section = tuple[str, list[tuple[str, str]]]  # a heading, and labelled values
 
 
@@ -21,8 +22,10 @@ def of_row(board: Board, row: Row, best: Mapping[Column, str]) -> dict[str, Any]
         best: name of the best row of each column that has one, see `best_rows`.
     """
     checkpoints = board.checkpoints(row)
+    records = [record for column in board.columns for record in board.cells[row, column].records]
+    versions = _merged(record.provenance.versions for record in records)
     return {
-        "sections": [_checkpoint(checkpoints)],
+        "sections": [_checkpoint(checkpoints), *([("Versions", versions)] if versions else [])],
         "reproduce": pretraining(checkpoints),
         "cells": [_cell(board, row, column, best.get(column)) for column in board.columns],
     }
@@ -152,7 +155,7 @@ def _scores(metric: str, records: list[Record]) -> str:
 
 def _where(record: Record) -> dict[str, Any]:
     where = record.provenance
-    commit = where.git_commit and where.git_commit[:12]
+    commit = where.git_commit and where.git_commit[:SHOWN]
     return {
         "created": where.created,
         "commit": f"{commit}, with uncommitted changes" if commit and where.git_dirty else commit,
@@ -162,8 +165,7 @@ def _where(record: Record) -> dict[str, Any]:
         "processes": where.world_size,
         "time": text.duration(where.seconds),
         "peak memory": f"{where.peak_memory_mb:,.0f} MB",
-        **where.versions,
-        "record": record.key,
+        "record": record.key[:SHOWN],
     }
 
 
@@ -219,4 +221,6 @@ def _merged(facts: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    if isinstance(value, str):
+        return value
+    return str(value) if type(value) is int else json.dumps(value, sort_keys=True)

@@ -1,5 +1,5 @@
-const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
+const data = JSON.parse(await unpack("data"));
 const rows = data.rows.map((row, index) => ({ ...row, index, published: row.aggregate }));
 const columns = data.columns.map((column, index) => ({ ...column, index }));
 const averaged = columns.filter((column) => column.averaged);
@@ -41,9 +41,8 @@ function facetsOfColumns() {
 // ---- unpacking
 
 async function unpack(name) {
-  const bytes = Uint8Array.from(atob($(`packed-${name}`).textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
+  const { body } = await fetch(`data:;base64,${$(`packed-${name}`).textContent}`);  // no network: it is in the address
+  return new Response(body.pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
 const loaded = {};
@@ -199,16 +198,11 @@ function scoreCell(row, column) {
 }
 
 function range(column, value, low, high) {
-  const place = (number) => `${column.high > column.low ? 100 * (number - column.low) / (column.high - column.low) : 50}%`;
-  const part = (name, style) => {
-    const made = Object.assign(element("i", ""), { className: name });
-    Object.assign(made.style, style);
-    return made;
-  };
+  const place = (number) => `${(column.high > column.low ? 100 * (number - column.low) / (column.high - column.low) : 50).toFixed(1)}%`;
+  const chance = column.share && column.chance !== null ? `--chance:${place(column.chance)};` : "";
+  const ends = low === null ? "" : `--low:${place(low)};--high:${place(high)};`;
   const line = Object.assign(element("span", ""), { className: "range", ariaHidden: "true" });
-  if (column.share && column.chance !== null) line.append(part("chance", { left: place(column.chance) }));
-  if (low !== null) line.append(part("interval", { left: place(low), right: `calc(100% - ${place(high)})` }));
-  line.append(part("dot", { left: place(value) }));
+  line.setAttribute("style", `--at:${place(value)};${chance}${ends}`);
   return line;
 }
 
@@ -277,18 +271,19 @@ async function makeTable() {
   const last = (sign) => (a, b) => (a === null || b === null ? (a === null) - (b === null) : sign * (a - b));
   Object.assign(DataTable.ext.type.order, { "number-last-asc": last(1), "number-last-desc": last(-1) });
   const made = jQuery("#board").DataTable({
-    data: rows,
+    data: [],
     columns: definitions(),
     order: [],
     language: { aria: { orderableRemove: ": Activate to invert sorting" } },  // it is never removed
     autoWidth: false,
     deferRender: true,
     paging: rows.length > 100,
-    pageLength: 50,
+    pageLength: Math.max(10, Math.min(50, Math.floor(1000 / columns.length))),
     layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: rows.length > 100 ? "paging" : null },
     createdRow: (line) => { const cell = line.cells[0]; cell.scope = "row"; },
     columnDefs: [{ targets: 0, cellType: "th" }],
   });
+  made.rows.add(rows);  // the first draw is that of refresh
   made.search.fixed("shown", (_, row) => rowShown(row));
   return made;
 }

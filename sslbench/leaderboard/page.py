@@ -1,7 +1,7 @@
 """A board as one HTML file that needs nothing but itself.
 
-The numbers of the table are in the page as JSON. All else (the details of a row's cells, the
-libraries, the points of the plots, the CSV) is compressed until the browser wants it.
+The numbers of the table, the details of each row's cells, the libraries, the points of the plots
+and the CSV are compressed, each until the browser wants it.
 """
 
 import base64
@@ -20,12 +20,12 @@ from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.leaderboard.figures import figures
 from sslbench.statistics import LEVEL
 
-NOISE_BYTES = 1_200_000  # of the draws behind the rank intervals, for choices of columns
+NOISE_BYTES = 800_000  # of the draws behind the rank intervals, for choices of columns
 DIGITS = 6
 
 
 def page(board: Board) -> str:
-    """The HTML: the table's numbers as JSON, everything else packed beside them."""
+    """The HTML, with the board, its details and the libraries packed in it."""
     environment = Environment(
         loader=PackageLoader("sslbench", "leaderboard"),
         autoescape=True,
@@ -35,10 +35,24 @@ def page(board: Board) -> str:
     )
     rows = text.order(board)
     best = details.best_rows(board)
+    data = {
+        "rows": [_row(board, row) for row in rows],
+        "columns": [_column(board, column) for column in board.columns],
+        "cells": [[_cell(board.cells[row, c]) for c in board.columns] for row in rows],
+        "noise": _noise(board, rows),
+        "level": LEVEL,
+        "text": {
+            "empty": text.EMPTY,
+            "marks": {mark: text.MARKS[mark] for mark in text.MEANING},
+            "meaning": text.MEANING,
+            "verified": text.VERIFIED,
+        },
+    }
     packed = {
+        "data": _json(data),
         "datatables": files("itables").joinpath("html/dt_bundle.js").read_bytes(),
         "plotly": get_plotlyjs().encode(),
-        "csv": tables.csv(tables.wide(board)).encode(),
+        "csv": tables.text(tables.wide(board)).encode(),
         "points": _json(_points(board, rows)),
         **{f"row-{i}": _json(details.of_row(board, row, best)) for i, row in enumerate(rows)},
     }
@@ -55,21 +69,8 @@ def page(board: Board) -> str:
         empty={cell.status for cell in board.cells.values()} - {"ok"},
         verified=any(cell.verified == len(cell.records) > 0 for cell in board.cells.values()),
         packed={
-            name: base64.b64encode(gzip.compress(data, mtime=0)).decode()
-            for name, data in packed.items()
-        },
-        data={
-            "rows": [_row(board, row) for row in rows],
-            "columns": [_column(board, column) for column in board.columns],
-            "cells": [[_cell(board.cells[row, c]) for c in board.columns] for row in rows],
-            "noise": _noise(board, rows),
-            "level": LEVEL,
-            "text": {
-                "empty": text.EMPTY,
-                "marks": {mark: text.MARKS[mark] for mark in text.MEANING},
-                "meaning": text.MEANING,
-                "verified": text.VERIFIED,
-            },
+            name: base64.b64encode(gzip.compress(content, 7, mtime=0)).decode()
+            for name, content in packed.items()
         },
     )
 

@@ -80,16 +80,16 @@ def test_it_needs_nothing_but_itself(html):
 
 def test_names_with_markup_stay_text(html, board):
     found = Parsed(html)
-    packed = {"datatables", "plotly", "csv", "points", *(f"row-{i}" for i in range(3))}
-    assert set(found.scripts) == {"data", "module", *(f"packed-{name}" for name in packed)}
+    packed = {"data", "datatables", "plotly", "csv", "points", *(f"row-{i}" for i in range(3))}
+    assert set(found.scripts) == {"module", *(f"packed-{name}" for name in packed)}
     assert "onclick" not in found.attributes
-    names = {row["name"] for row in json.loads(found.scripts["data"])["rows"]}
+    names = {row["name"] for row in json.loads(found.packed("data"))["rows"]}
     assert names == {EVIL, "byol", "simclr"}
 
 
 def test_numbers_marks_and_reasons_are_there(html):
     found = Parsed(html)
-    data = json.loads(found.scripts["data"])
+    data = json.loads(found.packed("data"))
     names = [row["name"] for row in data["rows"]]
     columns = [column["name"] for column in data["columns"]]
     assert columns == ["knn/digits/top1", "probe/digits/top1", "rank/digits/rankme"]
@@ -123,7 +123,7 @@ def test_the_draws_behind_the_ranks_come_along(make):
     board = build(
         [make(n, examples=hits(p, i)) for i, (n, p) in enumerate({"a": 0.6, "b": 0.5}.items())], "x"
     )
-    data = json.loads(Parsed(page(board)).scripts["data"])["noise"]
+    data = json.loads(Parsed(page(board)).packed("data"))["noise"]
     steps = np.frombuffer(base64.b64decode(data["steps"]), np.int8).reshape(1, 2, data["draws"])
     assert data["draws"] == 200 < DRAWS
     own = [board.cells[row, board.columns[0]].noise[:200] for row in board.rows]
@@ -139,7 +139,7 @@ def test_the_modality_is_the_encoders(make):
         "d": {"first": {"image_size": 8}, "second": {}},
     }
     records = [make(n, value=0.5, checkpoint={"encoder_config": c}) for n, c in configs.items()]
-    data = json.loads(Parsed(page(build(records, "x"))).scripts["data"])
+    data = json.loads(Parsed(page(build(records, "x"))).packed("data"))
     found = {row["name"]: row["facets"]["modality"] for row in data["rows"]}
     assert found == {"a": "image", "b": "image and text", "c": "text", "d": "image"}
 
@@ -150,6 +150,6 @@ def test_what_others_computed_too_is_marked(make):
     other = record.model_copy(update={"provenance": later})
     for records, marked in (([record], False), ([record, other], True)):
         html = page(build(records, "x"))
-        ((cell,),) = json.loads(Parsed(html).scripts["data"])["cells"]
+        ((cell,),) = json.loads(Parsed(html).packed("data"))["cells"]
         assert cell[4] is marked
         assert ("<b>✓</b>" in html) is marked

@@ -1,7 +1,10 @@
 """What a page shows, and what it should show."""
 
+import base64
+import gzip
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,9 +38,15 @@ CELLS = """() => {
 }"""
 
 
+def packed(page: Page, name: str) -> dict[str, Any]:
+    """What a page has packed under this name."""
+    content = page.locator(f"#packed-{name}").text_content() or ""
+    return json.loads(gzip.decompress(base64.b64decode(content)))
+
+
 def names(page: Page) -> list[str]:
     """Of all columns, also those that are not shown, as in the address."""
-    columns = json.loads(page.locator("#data").text_content() or "")["columns"]
+    columns = packed(page, "data")["columns"]
     return ["name", *AGGREGATES, *(column["name"] for column in columns), "parameters", "seconds"]
 
 

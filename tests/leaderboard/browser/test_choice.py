@@ -19,7 +19,7 @@ def check(page, board, rows, columns):
     """The page shows these rows and columns, and the aggregates of just these."""
     chosen = [row for row in board.rows if row.name in rows]
     own = [column for column in board.columns if column.name in columns]
-    draws = page.evaluate("JSON.parse(document.getElementById('data').textContent).noise.draws")
+    draws = shown.packed(page, "data")["noise"]["draws"]
     expected = shown.recomputed(board, chosen, own, draws)
     found = shown.table(page)
     assert set(found) == set(rows)
