@@ -90,7 +90,7 @@ def evaluate(
             goes wrong later is in the rows: "status" and "reason".
     """
     from sslbench import single
-    from sslbench.leaderboard.tables import long
+    from sslbench.leaderboard.tables import frame, long
     from sslbench.wanted import Wanted
 
     wanted = Wanted(
@@ -101,7 +101,7 @@ def evaluate(
         seed=seed,
     )
     folder = None if out is None else Path(out)
-    return long(single.evaluate(checkpoint, wanted, out=folder))
+    return frame(long(single.evaluate(checkpoint, wanted, out=folder)))
 
 
 def results(path: str | Path) -> "pd.DataFrame":
@@ -110,7 +110,7 @@ def results(path: str | Path) -> "pd.DataFrame":
     Raises:
         sslbench.errors.UserError: no records, or a damaged one.
     """
-    from sslbench.leaderboard.tables import long
+    from sslbench.leaderboard.tables import frame, long
     from sslbench.records import read_records
 
-    return long(read_records(Path(path)))
+    return frame(long(read_records(Path(path))))

@@ -1,11 +1,13 @@
 """The result record and its store: one JSON file per cell, and its per-example scores beside it."""
 
 import base64
+import gc
 import io
 import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from sslbench.hashing import file_sha256
 from sslbench.storage import write_atomic, write_text
 
 SCHEMA = 1
+_HEAD = f'{{"schema_version":{SCHEMA},'  # of each line that we write
 
 Status = Literal["ok", "failed", "not_applicable"]
 
@@ -78,6 +81,10 @@ class Checkpoint(_Model):
     pretraining: dict[str, Any] = Field(default_factory=dict)
     external: dict[str, Any] = Field(default_factory=dict)
     at: float = 1.0
+
+
+_NOBODY = Checkpoint(key="", name="", family="", encoder="")  # stands in for one that is shared
+_NOBODYS_TEXT = _NOBODY.model_dump_json()
 
 
 class Provenance(_Model):
@@ -304,6 +311,19 @@ def parse_record(text: str) -> Record:
         raise ValueError(f"{place}: {first['msg']}") from None
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """While many objects are made that stay: to look for garbage in them takes most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_collection()
 def read_records(source: Path) -> list[Record]:
     """All records of a run folder, a store, a records.jsonl or a board, in the order of their keys.
 
@@ -348,16 +368,56 @@ def _with_inline(record: Record, store: Store) -> Record:
 
 
 def _read_lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line:  # after the last one
-            continue
-        try:
-            yield parse_record(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
+    parse = _Parser()
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if line == "\n":
+                continue
+            try:
+                yield parse(line.removesuffix("\n"))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: {error}") from None
+
+
+class _Parser:
+    """Records from their lines. Those of one checkpoint share it, and its text is read once.
+
+    It is more than half of a line, and the same in as many lines as the grid has columns.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, Checkpoint]] = {}  # by how their text begins
+
+    def __call__(self, line: str) -> Record:
+        head, mark, tail = line.partition('"checkpoint":')
+        if not head.startswith(_HEAD) or head.count("{") > 1 or not mark:  # not as we write them
+            return parse_record(line)
+        begin = tail[:64]
+        text, checkpoint = self._known.get(begin, ("", None))
+        if checkpoint is not None and tail.startswith(text):
+            try:
+                record = Record.model_validate_json(head + mark + _NOBODYS_TEXT + tail[len(text) :])
+            except ValidationError:
+                return parse_record(line)  # it says what is wrong
+            return record.model_copy(update={"checkpoint": checkpoint})
+        record = parse_record(line)
+        text = record.checkpoint.model_dump_json()
+        if tail.startswith(text):
+            self._known[begin] = text, record.checkpoint
+        return record
 
 
 def write_lines(records: Iterable[Record], path: Path) -> None:
     """Write records.jsonl: one record a line, in the order of their keys."""
     ordered = sorted(records, key=lambda record: record.key)
-    write_text(path, "".join(record.model_dump_json() + "\n" for record in ordered))
+    write_atomic(path, lambda temporary: _write_lines(ordered, temporary))
+
+
+def _write_lines(records: list[Record], path: Path) -> None:
+    texts: dict[int, str] = {}  # records of one checkpoint share it
+    with path.open("w", encoding="utf-8", newline="\n") as lines:
+        for record in records:
+            own = record.checkpoint
+            text = texts.get(id(own)) or texts.setdefault(id(own), own.model_dump_json())
+            line = record.model_copy(update={"checkpoint": _NOBODY}).model_dump_json()
+            lines.write(line.replace(_NOBODYS_TEXT, text, 1) + "\n")

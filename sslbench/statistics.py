@@ -8,17 +8,19 @@ group, one seed), it is infinite, and p is 1.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.05
+Z = float(special.ndtri(1 - LEVEL / 2))  # standard errors to each side, of a normal distribution
 RESAMPLES = 2_000
 KEPT = 4_000  # groups at most of which the draws are kept for the next column: 64 MB
 
 Array = NDArray[np.float64]
+Scores = Sequence[Array] | Array  # by seed and example (K, n)
 Labels = NDArray[Any]  # integers or strings
 
 
@@ -70,7 +72,7 @@ def interval(examples: Array, groups: Labels | None = None) -> tuple[float, floa
         ValueError: no examples, a score that is not finite, or groups of another length.
     """
     x = _vector(examples)
-    binary = bool(np.isin(x, (0, 1)).all())
+    binary = _binary(x)
     if groups is not None:
         sums, counts = _by_group(x, groups)
         if np.ptp(x) == 0 and binary:  # nothing varies to be resampled; certainty would be false
@@ -117,7 +119,7 @@ def paired(a: Array, b: Array, groups: Labels | None = None) -> Difference:
         sums, counts = _by_group(difference, groups)
         stderr, low, high = _clustered(sums, counts)
         return Difference(value, stderr, low, high, _two_sided(value, stderr, len(sums) - 1))
-    if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
+    if _binary(x) and _binary(y):
         return _paired_binary(difference, value)
     stderr, low, high = _student(difference)
     return Difference(value, stderr, low, high, _two_sided(value, stderr, len(x) - 1))
@@ -130,9 +132,7 @@ def over_seeds(values: Sequence[float] | Array) -> tuple[float, float, float]:
     return float(x.mean()), low, high
 
 
-def hierarchical(
-    a: Sequence[Array], b: Sequence[Array], groups: Labels | None = None
-) -> Difference:
+def hierarchical(a: Scores, b: Scores, groups: Labels | None = None) -> Difference:
     """The difference of two methods, over pretraining seeds and over examples that all share.
 
     The variance is the sum of what two levels contribute: the seeds of each method, and the
@@ -153,35 +153,10 @@ def hierarchical(
     Raises:
         ValueError: as in `interval`, or the numbers of examples differ.
     """
-    sides = [np.stack([_vector(seed) for seed in side]) for side in (a, b)]  # (K, n) each
-    n = sides[0].shape[1]
-    if sides[1].shape[1] != n:
-        raise ValueError(f"methods need the same examples; found {n} and {sides[1].shape[1]}")
-    value = float(sides[0].mean() - sides[1].mean())
-    parts: list[tuple[float, int]] = []  # a variance and its degrees of freedom
-    contrast, counted = 0.0, 0.0
-    for sign, side in zip((1, -1), sides, strict=True):
-        K = len(side)
-        units = _units(side, groups)  # (K, G)
-        G = units.shape[1]
-        if G == 1:
-            return Difference(value, np.inf, -np.inf, np.inf, 1.0)
-        contrast = contrast + sign * units.mean(axis=0)
-        if K > 1:
-            parts.append((float(side.mean(axis=1).var(ddof=1)) / K, K - 1))
-            counted += float(units.var(axis=0, ddof=1).sum()) / ((G - 1) * G * K)
-    parts.append((max(float(np.var(contrast, ddof=1)) / G - counted, 0.0), G - 1))
-    variance = sum(part for part, _ in parts)
-    stderr = float(np.sqrt(variance))
-    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else G - 1
-    half = _t(freedom) * stderr
-    p = _two_sided(value, stderr, freedom)
-    return Difference(value, stderr, value - half, value + half, p)
+    return _two_levels(_side(a, groups), _side(b, groups))
 
 
-def paired_or_hierarchical(
-    a: Sequence[Array], b: Sequence[Array], groups: Labels | None = None
-) -> Difference:
+def paired_or_hierarchical(a: Scores, b: Scores, groups: Labels | None = None) -> Difference:
     """`paired` where each side is one seed, else `hierarchical`, whose arguments it takes."""
     if len(a) == len(b) == 1:
         return paired(a[0], b[0], groups)
@@ -209,7 +184,7 @@ def against_best(p: Sequence[float] | Array) -> Array:
 
 def best_and_tied(
     values: Sequence[float],
-    examples: Sequence[Sequence[Array] | None],
+    examples: Sequence[Scores | None],
     groups: Labels | None = None,
     higher_is_better: bool = True,
 ) -> Standing:
@@ -234,10 +209,15 @@ def best_and_tied(
     best = int(np.argmax(scores if higher_is_better else -scores))
     reference = examples[best]
     p: dict[int, float] = {}
-    for row, own in enumerate(examples):
-        if row == best or not own or not reference or len(own[0]) != len(reference[0]):
-            continue
-        p[row] = paired_or_hierarchical(reference, own, groups).p
+    if reference is not None:
+        side = _side(reference, groups)
+        for row, own in enumerate(examples):
+            if row == best or own is None or len(own[0]) != len(reference[0]):
+                continue
+            if len(own) == len(reference) == 1:
+                p[row] = paired(reference[0], own[0], groups).p
+            else:
+                p[row] = _two_levels(side, _side(own, groups)).p
     corrected = dict(zip(p, against_best(list(p.values())).tolist(), strict=True))
     tied = [bool(scores[row] == scores[best]) for row in range(len(scores))]
     tied = [same or corrected.get(row, 0.0) >= LEVEL for row, same in enumerate(tied)]
@@ -253,9 +233,13 @@ def _vector(values: Array) -> Array:
     return x
 
 
+def _binary(x: Array) -> bool:
+    return bool(((x == 0) | (x == 1)).all())
+
+
 def _t(freedom: float) -> float:
     """How many standard errors a 95 % interval reaches to each side."""
-    return float(stats.t.ppf(1 - LEVEL / 2, freedom))
+    return float(special.stdtrit(freedom, 1 - LEVEL / 2))
 
 
 def _stepwise(p: Sequence[float] | Array, factors: NDArray[Any]) -> Array:
@@ -268,7 +252,7 @@ def _stepwise(p: Sequence[float] | Array, factors: NDArray[Any]) -> Array:
 
 
 def _wilson(p: float, n: float, z: float | None = None) -> tuple[float, float]:
-    z = float(stats.norm.ppf(1 - LEVEL / 2)) if z is None else z
+    z = Z if z is None else z
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
@@ -285,7 +269,7 @@ def _student(x: Array) -> tuple[float, float, float]:
 def _two_sided(value: float, stderr: float, freedom: float) -> float:
     if not np.isfinite(stderr) or value == 0:
         return 1.0
-    return float(2 * stats.t.sf(abs(value) / stderr, freedom)) if stderr > 0 else 0.0
+    return float(2 * special.stdtr(freedom, -abs(value) / stderr)) if stderr > 0 else 0.0
 
 
 def _paired_binary(difference: Array, value: float) -> Difference:
@@ -293,7 +277,7 @@ def _paired_binary(difference: Array, value: float) -> Difference:
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     stderr = float(np.sqrt((up + down - (up - down) ** 2) / (n + 2)))
-    half = float(stats.norm.ppf(1 - LEVEL / 2)) * stderr
+    half = Z * stderr
     return Difference(value, stderr, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
 
 
@@ -308,13 +292,63 @@ def _by_group(x: Array, groups: Labels) -> tuple[Array, Array]:
     return sums, counts
 
 
-def _units(side: Array, groups: Labels | None) -> Array:
+class _Side(NamedTuple):
+    """One of the two methods of `hierarchical`.
+
+    Attributes:
+        n: number of examples.
+        mean: over seeds and examples.
+        units: what each group (or example) adds to the mean (G,), see `_units`.
+        over_seeds: variance of the mean over the seeds, with its degrees of freedom; None for one.
+        counted: the part of it that the spread of the examples contains too.
+    """
+
+    n: int
+    mean: float
+    units: Array
+    over_seeds: tuple[float, int] | None
+    counted: float
+
+
+def _side(seeds: Scores, groups: Labels | None) -> _Side:
+    scores = np.asarray(seeds, dtype=np.float64)
+    _vector(scores.ravel())
+    K, n = scores.shape
+    means = scores.mean(axis=1)
+    units = _units(scores - means[:, None], groups)
+    if K == 1:
+        return _Side(n, float(means[0]), units[0], None, 0.0)
+    G = units.shape[1]
+    centre = units.mean(axis=0)
+    counted = float(((units - centre) ** 2).sum()) / max((K - 1) * (G - 1) * G * K, 1)
+    over = (float(means.var(ddof=1)) / K, K - 1)
+    return _Side(n, float(means.mean()), centre, over, counted)
+
+
+def _two_levels(a: _Side, b: _Side) -> Difference:
+    """See `hierarchical`."""
+    if a.n != b.n:
+        raise ValueError(f"methods need the same examples; found {a.n} and {b.n}")
+    value, G = a.mean - b.mean, len(a.units)
+    if G == 1:
+        return Difference(value, np.inf, -np.inf, np.inf, 1.0)
+    parts = [side.over_seeds for side in (a, b) if side.over_seeds]
+    of_examples = float((a.units - b.units).var(ddof=1)) / G - a.counted - b.counted
+    parts.append((max(of_examples, 0.0), G - 1))
+    variance = sum(part for part, _ in parts)
+    stderr = float(np.sqrt(variance))
+    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else G - 1
+    half = _t(freedom) * stderr
+    p = _two_sided(value, stderr, freedom)
+    return Difference(value, stderr, value - half, value + half, p)
+
+
+def _units(deviations: Array, groups: Labels | None) -> Array:
     """What each group (or example) adds to the mean of each seed: (K, n) to (K, G)."""
-    deviations: Array = side - side.mean(axis=1, keepdims=True)
     if groups is None:
         return deviations
     sums = [_by_group(seed, groups)[0] for seed in deviations]
-    units: Array = np.stack(sums) * (len(sums[0]) / side.shape[1])
+    units: Array = np.stack(sums) * (len(sums[0]) / deviations.shape[1])
     return units
 
 

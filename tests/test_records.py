@@ -141,3 +141,46 @@ def test_names_with_line_separators_come_back(tmp_path):
     odd = record(checkpoint=Checkpoint(key="c", name="a\u2028b\x85c", family="x", encoder="y"))
     write_lines([odd], tmp_path / "records.jsonl")
     assert read_records(tmp_path / "records.jsonl") == [odd]
+
+
+def of(name, **more):
+    """A checkpoint whose text begins like that of any other `of`."""
+    return Checkpoint(key="c" * 32, name=name, family="x", encoder="y", **more)
+
+
+def test_a_line_is_the_records_json_also_where_records_share_their_checkpoint(tmp_path):
+    texts = ["", '"checkpoint":{"key":"', '{"a":1}', "\n\u00e9"]
+    shared = [of("simclr"), of("simclr", settings={"text": texts}), of("byol")]
+    records = [
+        record(f"{i:04x}", checkpoint=shared[i % 3], reason=texts[i % 4], task_settings={"x": i})
+        for i in range(24)
+    ]
+    path = tmp_path / "records.jsonl"
+    write_lines(records, path)
+    lines = path.read_text().removesuffix("\n").split("\n")
+    assert lines == [one.model_dump_json() for one in records]
+    found = read_records(path)
+    assert found == records
+    assert len({id(one.checkpoint) for one in found}) < len(found)
+
+
+def test_lines_in_another_order_are_read_as_they_are(tmp_path):
+    records = [record(f"{i:04x}", checkpoint=of("simclr"), task_settings={}) for i in range(3)]
+    fields = json.loads(records[2].model_dump_json())
+    fields["task_settings"] = {"checkpoint": fields["checkpoint"]}
+    other = {"schema_version": 1, "task_settings": fields.pop("task_settings"), **fields}
+    texts = [records[0].model_dump_json(), records[1].model_dump_json(), json.dumps(other)]
+    texts[2] = texts[2].replace(": ", ":").replace(", ", ",")
+    path = tmp_path / "records.jsonl"
+    path.write_text("\n".join(texts) + "\n")
+    found = read_records(path)[2]
+    assert found.checkpoint == of("simclr")
+    assert found.task_settings == {"checkpoint": records[0].checkpoint.model_dump()}
+
+
+def test_what_is_wrong_behind_a_shared_checkpoint_is_named(tmp_path):
+    texts = [record(f"{i:04x}").model_dump_json() for i in range(2)]
+    path = tmp_path / "records.jsonl"
+    path.write_text(texts[0] + "\n" + texts[1].replace('"task_version":1', '"task_version":"x"'))
+    with pytest.raises(UserError, match="line 2: task_version: "):
+        read_records(path)

@@ -10,7 +10,7 @@ initial scale of 1 instead of 0. The last norm of the projector has no affine pa
 authors' code.
 
 Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
-2,000), gain over `untrained` of the same encoder: kNN +.074 [.021, .126] to .313, linear +.075
+2,000), gain over `untrained` of the same encoder: kNN +.073 [.021, .126] to .313, linear +.075
 [.047, .104] to .359, at the best layer +.054 [.033, .075] to .480; linear, less `pixels`: −.018
 [−.044, .008].
 

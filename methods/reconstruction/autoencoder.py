@@ -15,7 +15,7 @@ channels, which would betray each other; crops of varying size and flips.
 
 Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
 2,000), gain over `untrained` of the same encoder: kNN +.090 [.041, .139] to .329, linear +.076
-[.045, .107] to .359, at the best layer +.000 [−.016, .016] to .426; linear, less `pixels`: −.017
+[.045, .107] to .359, at the best layer −.000 [−.016, .016] to .426; linear, less `pixels`: −.017
 [−.047, .012].
 
 Tried on validation (otherwise as in leaderboards/vision-methods, 10 epochs, 1 seed; kNN and linear,

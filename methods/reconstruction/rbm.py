@@ -14,7 +14,7 @@ top layer is binary as all others, where the second's is linear; the stack is no
 autoencoder.
 
 Measured: leaderboards/vision-methods (cifar10-mini, 7,000 images, 20 epochs, 3 seeds, test n =
-2,000), gain over `untrained-rbm` of the same encoder: kNN +.104 [.086, .121] to .383, linear +.032
+2,000), gain over `untrained-rbm` of the same encoder: kNN +.103 [.086, .121] to .383, linear +.032
 [.016, .048] to .390, at the best layer +.016 [−.001, .033] to .390; linear, less `pixels`: +.014
 [−.005, .032].
 

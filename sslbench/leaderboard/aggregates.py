@@ -7,6 +7,7 @@ on the same examples move together, and so do all the scores of one seed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -110,14 +111,14 @@ class Measurement(NamedTuple):
 
     Attributes:
         name: of its row.
-        examples: per pretraining seed, the score per example (n,); None where it has none.
+        examples: score per example, over the pretraining seeds (n,); None where it has none.
         labels: groups of the examples (n,).
         seeds: score of each pretraining seed.
         standard_error: over the examples, used without them; None: nothing is known.
     """
 
     name: str
-    examples: Sequence[Array] | None
+    examples: Array | None
     labels: Labels | None
     seeds: Mapping[int, float]
     standard_error: float | None
@@ -150,8 +151,7 @@ def _units(score: Measurement) -> Array:
     """What each example or group adds to the score's distance from its expectation; or nothing."""
     if score.examples is None:
         return np.empty(0)
-    mean = np.mean(score.examples, axis=0)
-    units: Array = (mean - mean.mean()) / len(mean)
+    units: Array = (score.examples - score.examples.mean()) / len(score.examples)
     if score.labels is None:
         return units
     return np.bincount(np.unique(score.labels, return_inverse=True)[1], units).astype(np.float64)
@@ -162,10 +162,22 @@ def _of_seeds(score: Measurement) -> Array:
     if K < 2:
         return np.zeros(DRAWS)
     values = np.array(list(score.seeds.values()))
-    weights = np.stack([_random(score.name, seed).standard_normal(DRAWS) for seed in score.seeds])
-    tails = np.sqrt((K - 1) / _random(score.name, "tails", K).chisquare(K - 1, DRAWS))
+    weights = np.stack([_weights(score.name, seed) for seed in score.seeds])
+    tails = _tails(score.name, K)
     spread: Array = (values - values.mean()) @ weights * tails / np.sqrt(K * (K - 1))
     return spread
+
+
+@lru_cache(maxsize=4_000)  # the same in each column
+def _weights(name: str, seed: int) -> Array:
+    return _random(name, seed).standard_normal(DRAWS)
+
+
+@lru_cache(maxsize=4_000)
+def _tails(name: str, seeds: int) -> Array:
+    freedom = seeds - 1
+    tails: Array = np.sqrt(freedom / _random(name, "tails", seeds).chisquare(freedom, DRAWS))
+    return tails
 
 
 def _random(*what: object) -> np.random.Generator:

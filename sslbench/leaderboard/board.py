@@ -263,10 +263,11 @@ def placed(
 
 @dataclass
 class Evidence:
-    """A cell with its per-example scores by pretraining seed, and the groups of the examples."""
+    """A cell with its scores by pretraining seed and example (K, n), and the examples' groups."""
 
     cell: Cell
-    examples: list[Array] | None = None
+    examples: Array | None = None
+    mean: Array | None = None  # over the seeds (n,)
     groups: Labels | None = None
 
 
@@ -275,7 +276,7 @@ def _measurement(row: Row, column: Column, evidence: Evidence) -> Measurement:
     errors = [record.scores[column.metric].standard_error for record in cell.records]
     known = [error for error in errors if error is not None]
     mean = sum(known) / len(known) if known else None
-    return Measurement(row.name, evidence.examples, evidence.groups, cell.seeds, mean)
+    return Measurement(row.name, evidence.mean, evidence.groups, cell.seeds, mean)
 
 
 def row_of(record: Record) -> Row:
@@ -312,33 +313,34 @@ def evidence_of(records: list[Record]) -> Evidence:
         return Evidence(Cell("failed" if failed else "not_applicable", others))
     seeds = grouped(done, attrgetter("checkpoint.pretrain_seed"))
     scores = {
-        seed: float(np.mean([record.scores[record.headline].value for record in same]))
+        seed: _mean([record.scores[record.headline].value for record in same])
         for seed, same in seeds.items()
     }
-    cell = Cell("ok", done, others, float(np.mean(list(scores.values()))), seeds=scores)
+    cell = Cell("ok", done, others, _mean(list(scores.values())), seeds=scores)
     if len(seeds) > 1 and cell.ok:
         cell.over_seeds = over_seeds(list(scores.values()))[1:]
     examples, groups = per_seed(list(seeds.values()), done[0].headline)
-    low, high = _interval(done, examples, groups)
+    mean = None if examples is None else examples.mean(axis=0)
+    low, high = _interval(done, mean, groups)
     if low is not None and high is not None and math.isfinite(high - low):
         cell.interval = (low, high)
-    return Evidence(cell, examples, groups)
+    return Evidence(cell, examples, mean, groups)
 
 
 def _interval(
-    records: list[Record], examples: list[Array] | None, groups: Labels | None
+    records: list[Record], examples: Array | None, groups: Labels | None
 ) -> tuple[float | None, float | None]:
     """Over the examples; without their scores, what the record says if there is but one."""
     if examples is not None:
-        return interval(np.mean(examples, axis=0), groups)[1:]
+        return interval(examples, groups)[1:]
     if len(records) > 1:
         return None, None
     score = records[0].scores[records[0].headline]
     return score.low, score.high
 
 
-def per_seed(seeds: list[list[Record]], metric: str) -> tuple[list[Array] | None, Labels | None]:
-    """Per pretraining seed, the score per example averaged over evaluation seeds; the groups.
+def per_seed(seeds: list[list[Record]], metric: str) -> tuple[Array | None, Labels | None]:
+    """Per pretraining seed and example (K, n), the score over evaluation seeds; the groups.
 
     None where they are missing or of different lengths, or where their mean is not the score, as
     for F1 or mAP.
@@ -350,7 +352,12 @@ def per_seed(seeds: list[list[Record]], metric: str) -> tuple[list[Array] | None
     complete = sum(map(len, arrays)) == len(groups)
     if not complete or len(lengths) > 1 or not all(same_groups(groups[0], own) for own in groups):
         return None, None
-    return [np.mean(same, axis=0) for same in arrays], groups[0]
+    means = [same[0] if len(same) == 1 else np.mean(same, axis=0) for same in arrays]
+    return np.stack(means), groups[0]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _unpack(record: Record, metric: str) -> tuple[Array | None, Labels | None]:

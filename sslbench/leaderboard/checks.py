@@ -160,6 +160,9 @@ def one_version(records: list[Record]) -> None:
 def _agree(place: str, field: str, records: list[Record], remedy: str) -> None:
     """Raise UserError unless all records have the same value in a field."""
     value = attrgetter(field)
+    values = [value(record) for record in records]
+    if all(one is values[0] or one == values[0] for one in values):
+        return
     found = grouped(records, lambda record: repr(value(record)))
     if len(found) > 1:
         shown = "; ".join(

@@ -21,12 +21,12 @@ class Measured(NamedTuple):
 
     Attributes:
         value: mean over all seeds.
-        examples: per pretraining seed, the score per example (n,); None where it has none.
+        examples: scores by pretraining seed and example (K, n); None where it has none.
         groups: of the examples.
     """
 
     value: float
-    examples: list[np.ndarray] | None
+    examples: np.ndarray | None
     groups: Labels | None
 
 

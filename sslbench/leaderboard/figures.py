@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sslbench.leaderboard import text
 from sslbench.leaderboard.board import Board, Cell, Column, Mark, Row
 from sslbench.leaderboard.differences import measured
@@ -119,7 +117,7 @@ def _compared(column: Column, cell: Cell, names: list[str]) -> list[Entry | None
     for place, (name, one) in enumerate(known.items()):
         half = ""
         if one.examples is not None:
-            ends = interval(np.mean(one.examples, axis=0), groups)[1:]
+            ends = interval(one.examples.mean(axis=0), groups)[1:]
             half = text.half(column, Cell(interval=ends))
         mark: Mark = "best" if place == standing.best else "tied" if standing.tied[place] else None
         entries[name] = Entry(one.value, text.score(column, one.value), half, mark)

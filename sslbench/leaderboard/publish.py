@@ -5,10 +5,11 @@ from pathlib import Path
 from sslbench.leaderboard import reported, tables
 from sslbench.leaderboard.board import Board, build
 from sslbench.leaderboard.page import page
-from sslbench.records import read_records, write_lines
+from sslbench.records import read_records, without_collection, write_lines
 from sslbench.storage import write_text
 
 
+@without_collection()
 def publish(sources: list[Path], out: Path) -> Board:
     """Write records.jsonl, records.csv, leaderboard.csv and index.html into `out`.
 
@@ -26,8 +27,8 @@ def publish(sources: list[Path], out: Path) -> Board:
     records = [record for source in sources for record in read_records(source)]
     board = build(records, out.resolve().name, reported.read(out / reported.FILE))
     files = {
-        "records.csv": tables.csv(tables.long(board.records)),
-        "leaderboard.csv": tables.csv(tables.wide(board)),
+        "records.csv": tables.text(tables.long(board.records)),
+        "leaderboard.csv": tables.text(tables.wide(board)),
         "index.html": page(board),
     }
     write_lines(board.records, out / "records.jsonl")

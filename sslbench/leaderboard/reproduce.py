@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sslbench.records import Checkpoint, Record
@@ -45,14 +46,25 @@ def evaluation(records: Sequence[Record]) -> str:
     if not records:
         return ""
     first = records[0]
+    settings = json.dumps(first.task_settings)
     if first.checkpoint.method is None:
-        settings = [f"--set {_setting(n, v)}" for n, v in sorted(first.task_settings.items())]
-        words = [f"--task {first.protocol}", f"--dataset {shlex.quote(first.dataset)}"]
-        return " ".join([*words, f"--seed {first.eval_seed}", *settings])
-    named = {} if first.task == first.protocol else {"of": first.protocol}
+        return _evaluate(first.protocol, first.dataset, first.eval_seed, settings)
+    return _column(first.task, first.protocol, first.dataset, settings)
+
+
+@lru_cache(maxsize=1_000)  # the same in many rows
+def _evaluate(protocol: str, dataset: str, seed: int, settings: str) -> str:
+    given = [f"--set {_setting(n, v)}" for n, v in sorted(json.loads(settings).items())]
+    words = [f"--task {protocol}", f"--dataset {shlex.quote(dataset)}", f"--seed {seed}"]
+    return " ".join([*words, *given])
+
+
+@lru_cache(maxsize=1_000)
+def _column(task: str, protocol: str, dataset: str, settings: str) -> str:
+    named = {} if task == protocol else {"of": protocol}
     grid = {
-        "evaluate": {"tasks": [first.task], "datasets": [first.dataset]},
-        "override": {first.task: {**named, **first.task_settings}},
+        "evaluate": {"tasks": [task], "datasets": [dataset]},
+        "override": {task: {**named, **json.loads(settings)}},
     }
     return toml(grid)
 

@@ -1,13 +1,19 @@
 """The two CSV files: every number in the long form, and the board in the wide form."""
 
 import json
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from sslbench.leaderboard.board import Board, Row
-from sslbench.records import Record
+from sslbench.records import Checkpoint, Record
+
+Line = dict[str, Any]
 
 COUNTS = (
     "n",
@@ -21,42 +27,71 @@ COUNTS = (
     "rank_high",
     "group",
 )  # integers that may be missing
+TO_QUOTE = re.compile(r'[",\r\n]').search
+ORDER = (
+    "pretrain_epochs",
+    "pretrain_step",
+    "pretrain_seed",
+    "task",
+    "task_version",
+    "dataset",
+    "metric",
+    "eval_seed",
+    "key",
+)
 
 
-def long(records: list[Record]) -> pd.DataFrame:
-    """records.csv: one row per cell and metric; a cell without scores has one row without values.
+def long(records: Sequence[Record]) -> list[Line]:
+    """records.csv: one line per cell and metric; a cell without scores has one without values.
 
     First who, what and the numbers, then settings (as JSON), provenance and cost.
     """
-    rows = [row for record in records for row in _lines(record)]
-    order = ["name", "encoder", "pretrain_dataset", "pretrain_epochs", "pretrain_step"]
-    order += ["pretrain_seed", "task", "task_version", "dataset", "metric", "eval_seed", "key"]
-    return _frame(rows).sort_values(order, kind="stable", ignore_index=True)
+    texts: dict[int, Line] = {}  # records of one checkpoint share it
+    lines = [line for record in records for line in _lines(record, texts)]
+    return sorted(lines, key=_place)
 
 
-def wide(board: Board) -> pd.DataFrame:
-    """leaderboard.csv: one row per row of the board, then the scores, then what belongs to them.
+def wide(board: Board) -> list[Line]:
+    """leaderboard.csv: one line per row of the board, then the scores, then what belongs to them.
 
     Scores are means over seeds; NAME/low and NAME/high is their 95 % interval over the examples,
     NAME/seeds_low and NAME/seeds_high the one over pretraining seeds, NAME/reported what others
     say, NAME/verified how many of its records others computed too. What is missing is empty.
     """
-    table = _frame([_wide_row(board, row) for row in board.rows])
-    return table.astype({f"{column.name}/verified": "Int64" for column in board.columns})
+    return [_wide_row(board, row) for row in board.rows]
 
 
-def csv(table: pd.DataFrame) -> str:
-    """As text: full precision, so that reading it back gives the same numbers."""
-    return table.to_csv(index=False, lineterminator="\n")
+def text(lines: Sequence[Line]) -> str:
+    """As CSV (RFC 4180): full precision, so that reading it back gives the same numbers."""
+    names = list(dict.fromkeys(chain.from_iterable(lines)))
+    rows = chain([names], (map(line.get, names) for line in lines))
+    return "".join(",".join(map(_field, row)) + "\n" for row in rows)
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    shown = value if type(value) is str else str(value)
+    return '"' + shown.replace('"', '""') + '"' if TO_QUOTE(shown) else shown
+
+
+def frame(lines: Sequence[Line]) -> pd.DataFrame:
+    """As a table."""
+    table = pd.DataFrame(lines)
     return table.astype({name: "Int64" for name in COUNTS if name in table})
 
 
-def _lines(record: Record) -> list[dict[str, Any]]:
+def _place(line: Line) -> tuple[Any, ...]:
+    data = line["pretrain_dataset"]
+    first = (line["name"], line["encoder"], data is None, data or "")
+    return first + tuple(line[name] for name in ORDER)
+
+
+def _lines(record: Record, texts: dict[int, Line]) -> list[Line]:
     c, where = record.checkpoint, record.provenance
+    own = texts.get(id(c)) or texts.setdefault(id(c), _texts(c))
+    task_settings, selected = _json(record.task_settings), _json(record.selected)
+    verified_values, versions = _json([v.value for v in record.verified]), _json(where.versions)
     lines = []
     for metric in sorted(record.scores) or [record.headline]:
         score = record.scores.get(metric)
@@ -73,10 +108,10 @@ def _lines(record: Record) -> list[dict[str, Any]]:
                 "task_version": record.task_version,
                 "dataset": record.dataset,
                 "metric": metric,
-                "value": score and score.value,
-                "standard_error": score and score.standard_error,
-                "low": score and score.low,
-                "high": score and score.high,
+                "value": score and _known(score.value),
+                "standard_error": score and _known(score.standard_error),
+                "low": score and _known(score.low),
+                "high": score and _known(score.high),
                 "n": score and score.n,
                 "eval_seed": record.eval_seed,
                 "status": record.status,
@@ -85,15 +120,11 @@ def _lines(record: Record) -> list[dict[str, Any]]:
                 "at": c.at,
                 "method": c.method,
                 "method_version": c.method_version,
-                "settings": _json(c.settings),
-                "recipe": _json(c.recipe),
-                "encoder_config": _json(c.encoder_config),
-                "image_size": c.encoder_config.get("image_size"),
-                "external": _json(c.external),
+                **own,
                 "overlap": record.overlap,
                 "protocol": record.protocol,
-                "task_settings": _json(record.task_settings),
-                "selected": _json(record.selected),
+                "task_settings": task_settings,
+                "selected": selected,
                 "chance": record.chance,
                 "higher_is_better": record.higher_is_better,
                 "n_train": record.n_train,
@@ -105,12 +136,12 @@ def _lines(record: Record) -> list[dict[str, Any]]:
                 "key": record.key,
                 "completions": record.completions,
                 "verified": len(record.verified),
-                "verified_values": json.dumps([v.value for v in record.verified]),
+                "verified_values": verified_values,
                 "created": where.created,
                 "git_commit": where.git_commit,
                 "git_dirty": where.git_dirty,
                 "code": where.code,
-                "versions": _json(where.versions),
+                "versions": versions,
                 "hardware": where.hardware,
                 "threads": where.threads,
                 "world_size": where.world_size,
@@ -124,10 +155,25 @@ def _lines(record: Record) -> list[dict[str, Any]]:
     return lines
 
 
-def _wide_row(board: Board, row: Row) -> dict[str, Any]:
+def _texts(c: Checkpoint) -> Line:
+    return {
+        "settings": _json(c.settings),
+        "recipe": _json(c.recipe),
+        "encoder_config": _json(c.encoder_config),
+        "image_size": c.encoder_config.get("image_size"),
+        "external": _json(c.external),
+    }
+
+
+def _known(number: float | None) -> float | None:
+    """Without what is not a number, which is empty in CSV."""
+    return None if number is None or math.isnan(number) else number
+
+
+def _wide_row(board: Board, row: Row) -> Line:
     cells = {column: board.cells[row, column] for column in board.columns}
     checkpoints = board.checkpoints(row)
-    line: dict[str, Any] = {
+    line: Line = {
         "name": row.name,
         "family": checkpoints[0].family,
         "encoder": row.encoder,
@@ -153,5 +199,4 @@ def _wide_row(board: Board, row: Row) -> dict[str, Any]:
     return line
 
 
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True)
+_json = json.JSONEncoder(sort_keys=True).encode

@@ -11,6 +11,7 @@ from sslbench.leaderboard import notes, text
 from sslbench.leaderboard.board import Board, Cell, Column
 
 NAME_WIDTH = 24  # a longer name may be broken in a narrow terminal
+ROWS = 50  # the first of a larger board
 
 
 def table(board: Board) -> RenderableType:
@@ -31,7 +32,7 @@ def _table(board: Board, dataset: str) -> Table:
         heading = Text(f"{column.task}\n{text.unit(column)}")
         grid.add_column(heading, justify="right", overflow="fold")
     names = [row.name for row in board.rows]
-    for row in text.order(board):
+    for row in text.order(board)[:ROWS]:
         label = Text(row.name)
         if board.checkpoints(row)[0].family == "external":
             label.append(" external", style="dim")
@@ -58,6 +59,8 @@ def _legend(board: Board) -> list[str]:
     lines += ["± half of the 95 % interval over the examples", text.subject(board)]
     if board.shared:
         lines.append("rows in the order of their mean rank")
+    if len(board.rows) > ROWS:
+        lines.append(f"the first {ROWS} of {len(board.rows)} rows; the files have all")
     for column in board.columns:
         lines += [f"{column.task}/{column.dataset}: {n}" for n in notes.of_column(board, column)]
     reasons: defaultdict[str, list[str]] = defaultdict(list)

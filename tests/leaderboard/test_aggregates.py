@@ -53,11 +53,11 @@ def test_one_row_wins_alone():
 def test_a_draw_has_the_standard_error_of_the_mean():
     rng = np.random.default_rng(1)
     x = (rng.random(2_000) < 0.3).astype(float)
-    alone = draw("digits", "a", [x], None, {0: x.mean()}, None)
+    alone = draw("digits", "a", x, None, {0: x.mean()}, None)
     assert alone.std() == pytest.approx(x.std() / np.sqrt(len(x)), rel=0.1)
     labels = np.repeat(np.arange(20), 100)
     y = np.repeat(rng.random(20), 100)
-    grouped = draw("digits", "a", [y], labels, {0: y.mean()}, None)
+    grouped = draw("digits", "a", y, labels, {0: y.mean()}, None)
     assert grouped.std() == pytest.approx(y[::100].std() / np.sqrt(20), rel=0.1)
     known = draw("digits", "a", None, None, {0: 0.5}, 0.02)
     assert known.std() == pytest.approx(0.02, rel=0.1)
@@ -67,7 +67,7 @@ def test_a_draw_has_the_standard_error_of_the_mean():
 def test_scores_on_the_same_examples_move_together_and_others_do_not():
     x = (np.random.default_rng(2).random(1_000) < 0.5).astype(float)
     one, same, other = (
-        draw(dataset, name, [x], None, {0: x.mean()}, None)
+        draw(dataset, name, x, None, {0: x.mean()}, None)
         for name, dataset in (("a", "digits"), ("b", "digits"), ("a", "mnist"))
     )
     assert (one == same).all()
@@ -76,7 +76,7 @@ def test_scores_on_the_same_examples_move_together_and_others_do_not():
 
 def test_the_spread_of_few_seeds_has_students_tails():
     seeds = {0: 0.50, 1: 0.56, 2: 0.53}
-    flat = [np.full(100, value) for value in seeds.values()]
+    flat = np.full(100, 0.53)
     drawn = draw("digits", "a", flat, None, seeds, None)
     stderr = np.std(list(seeds.values()), ddof=1) / np.sqrt(3)
     assert stats.kstest(drawn / stderr, stats.t(2).cdf).pvalue > 0.01
@@ -103,7 +103,7 @@ def simulated(rng, accuracies, columns=4, n=400):
         for r, accuracy in enumerate(accuracies):
             hits = (easy + rng.standard_normal(n) < np.sqrt(2) * stats.norm.ppf(accuracy)) * 1.0
             values[r, c] = hits.mean()
-            noise[r, c] = draw(f"data {c}", f"row {r}", [hits], None, {0: 0.0}, None)
+            noise[r, c] = draw(f"data {c}", f"row {r}", hits, None, {0: 0.0}, None)
     return values, noise
 
 

@@ -1,15 +1,18 @@
 """The files of a board."""
 
+import csv
 import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from sslbench.errors import UserError
-from sslbench.leaderboard import publish, table
+from sslbench.leaderboard import publish, table, tables
 from sslbench.leaderboard.board import build
 from sslbench.records import Score, Store, write_lines
 
@@ -133,3 +136,23 @@ def test_the_terminal_shows_the_same_within_80_columns(records):
     assert "failed:  <inf> is not finite (byol in knn/digits)" in text
     assert "n/a: no features (byol in rank/digits)" in text
     assert "not run" in text
+
+
+def test_the_terminal_shows_the_first_rows_of_a_large_board(make):
+    rows = [make(f"m{place:02}", value=1 - place / 100) for place in range(60)]
+    shown = printed(build(rows, "x"))
+    assert "m49" in shown
+    assert "m50" not in shown
+    assert "the first 50 of 60 rows; the files have all" in shown
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1))
+def test_csv_reads_as_what_the_standard_library_writes(rows):
+    out = io.StringIO()
+    csv.writer(out).writerows([("a", 'b,"'), *rows])
+    own = tables.text([{"a": first, 'b,"': second} for first, second in rows])
+    found, expected = (list(csv.reader(io.StringIO(t, newline=""))) for t in (own, out.getvalue()))
+    assert found == expected
