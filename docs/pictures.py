@@ -64,6 +64,8 @@ def main() -> None:
         )
         save(opened(browser, SHOWN, PHONE, "light", ""), folder / "phone.png")
         save(opened(browser, SHOWN, WIDE, "light", "#plot=Ranks"), folder / "ranks.png")
+        curves = BOARDS / "learning-curves" / "index.html"
+        save(opened(browser, curves, WIDE, "light", "#plot=Learning curves"), folder / "curves.png")
         loss = "#plot=Pretraining loss against score"
         save(opened(browser, SHOWN, WIDE, "light", loss), folder / "loss.png")
         view = opened(browser, SHOWN, WIDE, "light", "")
