@@ -28,7 +28,9 @@ app = typer.Typer()
 Grid = Annotated[
     Path, typer.Argument(help="The grid file, or a folder with grid.toml.", callback=grid_file)
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default: the one that holds the grid file, or runs/NAME.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Run folder; default: that of the grid file, or runs/NAME.")
+]
 Executor = Annotated[
     str, typer.Option(help="debug (this process), local, or slurm (submits and returns).")
 ]
