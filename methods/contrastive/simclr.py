@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslbench.blockwise import blockwise
 from sslbench.data.augment import Augmentation
 from sslbench.data.split import Batch, Split
 from sslbench.distributed import gather
@@ -92,7 +93,10 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
         temperature: τ.
     """
     z = F.normalize(z, dim=1)
-    similarity = z @ z.T / temperature  # (2B, 2B)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    partner = torch.arange(len(z), device=z.device).roll(len(z) // 2)
-    return F.cross_entropy(similarity.masked_fill(itself, -torch.inf), partner)
+    place = torch.arange(len(z), device=z.device)
+
+    def rows(z_i: Tensor, itself: Tensor, partner: Tensor) -> Tensor:
+        similarity = z_i @ z.T / temperature  # (rows, 2B)
+        return F.cross_entropy(similarity.scatter(1, itself[:, None], -torch.inf), partner)
+
+    return blockwise(rows, len(z), z, place, place.roll(len(z) // 2))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sslbench import captioned, distributed
 from sslbench.backbones.dual import Dual
+from sslbench.blockwise import blockwise
 from sslbench.captioned import VIEW, Views
 from sslbench.data.augment import Augmentation
 from sslbench.data.split import Batch, Split
@@ -99,6 +100,15 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
         scale: s.
     """
     own = torch.arange(len(images), device=images.device) + distributed.rank() * len(images)
-    of_images = F.cross_entropy(scale * images @ distributed.gather(texts).T, own)
-    of_texts = F.cross_entropy(scale * texts @ distributed.gather(images).T, own)
+    of_images = _found(images, distributed.gather(texts), own, scale)
+    of_texts = _found(texts, distributed.gather(images), own, scale)
     return (of_images + of_texts) / 2
+
+
+def _found(x: Tensor, keys: Tensor, own: Tensor, scale: Tensor) -> Tensor:
+    """One direction: each of x (b, D) must find its own of the keys (B, D)."""
+
+    def rows(x: Tensor, own: Tensor) -> Tensor:
+        return F.cross_entropy(scale * x @ keys.T, own)
+
+    return blockwise(rows, len(keys), x, own)

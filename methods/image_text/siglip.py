@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sslbench import captioned, distributed
 from sslbench.backbones.dual import Dual
+from sslbench.blockwise import blockwise
 from sslbench.captioned import VIEW, Views
 from sslbench.data.augment import Augmentation
 from sslbench.data.split import Batch, Split
@@ -97,7 +98,12 @@ def pairwise_sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor)
         scale: s.
         bias: b.
     """
-    logits = scale * images @ distributed.gather(texts).T + bias  # (b, B)
+    everybody = distributed.gather(texts)
     own = torch.arange(len(images), device=images.device) + distributed.rank() * len(images)
-    sign = 2 * F.one_hot(own, logits.shape[1]) - 1
-    return -F.logsigmoid(sign * logits).sum(1).mean()
+
+    def rows(x: Tensor, own: Tensor) -> Tensor:
+        logits = scale * x @ everybody.T + bias  # (rows, B)
+        sign = 2 * F.one_hot(own, logits.shape[1]) - 1
+        return -F.logsigmoid(sign * logits).sum(1).mean()
+
+    return blockwise(rows, len(everybody), images, own)

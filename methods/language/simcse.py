@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslbench.blockwise import blockwise
 from sslbench.corpus import enclosed, row_length, sentence_rows
 from sslbench.data.split import Batch, Split, Tokens
 from sslbench.distributed import gather, rank
@@ -94,6 +95,10 @@ def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         second: (B, D), of the global batch.
         temperature: τ.
     """
-    similarity = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature
+    keys = F.normalize(second, dim=1)
     itself = torch.arange(len(first), device=first.device) + rank() * len(first)
-    return F.cross_entropy(similarity, itself)
+
+    def rows(x: Tensor, itself: Tensor) -> Tensor:
+        return F.cross_entropy(x @ keys.T / temperature, itself)
+
+    return blockwise(rows, len(keys), F.normalize(first, dim=1), itself)
