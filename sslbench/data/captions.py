@@ -1,16 +1,14 @@
 """Splits of images that have captions."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from sslbench.data.files import ImageFiles, _pixels
+from sslbench.data.files import ImageFiles, decoded
 from sslbench.data.split import Batch, Split
 from sslbench.errors import UserError
 from sslbench.hashing import digest
@@ -97,9 +95,6 @@ class TarImages(ImageFiles):
         try:
             with path.open("rb") as file:
                 file.seek(member.offset)
-                content = io.BytesIO(file.read(member.size))
-            with Image.open(content) as image:
-                pixels = _pixels(image, self.limit).transpose(2, 0, 1)
-                return torch.from_numpy(np.ascontiguousarray(pixels))
+                return decoded(file.read(member.size), self.limit)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: {member.name} cannot be read: {error}") from error

@@ -1,5 +1,6 @@
 """Images that stay in their files, decoded when they are asked for."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
@@ -80,9 +82,7 @@ class ImageFiles(Split):
         """(3, H, W) uint8."""
         path = self.root / self.paths[index]
         try:
-            with Image.open(path) as image:
-                pixels = _pixels(image, self.limit).transpose(2, 0, 1)
-                return torch.from_numpy(np.ascontiguousarray(pixels))
+            return decoded(path.read_bytes(), self.limit)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -113,16 +113,28 @@ def _content(root: Path, paths: list[str]) -> str:
     return content
 
 
-def _pixels(image: Image.Image, limit: int) -> np.ndarray:
-    """(H, W, 3) uint8, the shorter side at most `limit`."""
-    if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
-    shorter = min(image.size)
-    if shorter > limit:
-        width, height = (max(limit, round(side * limit / shorter)) for side in image.size)
-        image.draft("RGB", (width, height))  # JPEG only: decode at the smallest scale not below
-        image = _rgb(image).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(_rgb(image))
+def decoded(content: bytes, limit: int) -> Tensor:
+    """(3, H, W) uint8, the shorter side at most `limit`."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"mode {image.mode} has more than 8 bits per channel")
+        size, scale = image.size, 1
+        if min(size) > limit:
+            width, height = (max(limit, round(side * limit / min(size))) for side in size)
+            size = width, height
+            least = min(old // new for old, new in zip(image.size, size, strict=True))
+            scale = next(power for power in (8, 4, 2, 1) if least >= power)
+        if image.format == "JPEG" and image.mode in ("L", "RGB"):  # Pillow's pixels, but sooner
+            width, height = (-(-side // scale) for side in image.size)
+            smallest = {"min_width": width, "min_height": height, "min_factor": scale}
+            pixels = simplejpeg.decode_jpeg(content, "RGB", **(smallest if scale > 1 else {}))
+        else:
+            if scale > 1:
+                image.draft("RGB", size)  # a JPEG of four inks
+            pixels = np.array(_rgb(image))
+    if pixels.shape[1::-1] != size:
+        pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

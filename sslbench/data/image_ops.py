@@ -118,9 +118,11 @@ def _resample(
             flip.tolist(),
             strict=True,
         ):
-            box = image[None, :, top : top + height, left : left + width].float()
-            whole = F.interpolate(box, scaled, mode=interpolation, antialias=True)
-            window = whole[0, :, y : y + size, x : x + size]
+            box = image[:, top : top + height, left : left + width]
+            box = box.to(torch.float32, memory_format=torch.contiguous_format)
+            high = _taps(height, scaled[0], y, size, interpolation)
+            wide = _taps(width, scaled[1], x, size, interpolation)
+            window = _resampled(box, high, wide)
             torch.div(window.flip(-1) if mirrored else window, scale, out=out)
     else:
         B, C, H, W = images.shape
@@ -129,9 +131,9 @@ def _resample(
         weights = _weights(boxes[:, :2], boxes[:, 2:], shape, pixel, max(H, W), interpolation)
         rows, columns = weights[:, 0, :, :H] / scale, weights[:, 1, :, :W]
         # Along the width all channels share one product; along the height each has its own.
-        wide = torch.bmm(images.reshape(B, C * H, W).float(), columns.transpose(1, 2))
+        narrow = torch.bmm(images.reshape(B, C * H, W).float(), columns.transpose(1, 2))
         rows = rows[:, None].expand(B, C, size, H).reshape(B * C, size, H)
-        result = torch.bmm(rows, wide.view(B * C, H, size)).view(B, C, size, size)
+        result = torch.bmm(rows, narrow.view(B * C, H, size)).view(B, C, size, size)
     return result.clamp_(0, 1)
 
 
@@ -157,13 +159,54 @@ def _weights(
     inside = (pixel >= 0) & (pixel < extent[:, :, None])
     middle = torch.where(inside, pixel + 0.5, math.inf)  # no share outside the box
     x = (middle[:, :, None] - center[..., None]).abs_().mul_((1 / step.clamp(min=1))[..., None])
-    if interpolation == "bilinear":
-        weights = x.neg_().add_(1).clamp_(min=0)
-    else:  # Keys' cubic convolution with a = −1/2, as in Pillow and torch
-        near = (1.5 * x - 2.5) * x * x + 1
-        far = ((2.5 - 0.5 * x) * x - 4) * x + 2
-        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    weights = _kernel(x, interpolation)
     return weights.mul_(1 / weights.sum(3, keepdim=True))
+
+
+def _kernel(x: Tensor, interpolation: str) -> Tensor:
+    """Shares, before they are made to sum to 1, at distances `x`, which are overwritten."""
+    if interpolation == "bilinear":
+        return x.neg_().add_(1).clamp_(min=0)
+    # Keys' cubic convolution with a = −1/2, as in Pillow and torch
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((2.5 - 0.5 * x) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
+
+
+def _taps(
+    extent: int, scaled: int, first: int, size: int, interpolation: str
+) -> tuple[Tensor, Tensor]:
+    """The few pixels of `_weights` that have a share, for one axis of one image.
+
+    Returns:
+        Positions (size, K) int64 and shares (size, K).
+    """
+    step = extent / scaled
+    reach = max(step, 1.0) * (1 if interpolation == "bilinear" else 2)
+    count = min(extent, math.ceil(2 * reach) + 1)
+    center = step * (torch.arange(first, first + size, dtype=torch.float64) + 0.5)
+    begin = (center - reach - 0.5).ceil_().clamp_(0, extent - count)
+    pixel = begin[:, None] + torch.arange(count)
+    weights = _kernel((pixel + 0.5 - center[:, None]).abs_().div_(max(step, 1.0)), interpolation)
+    return pixel.long(), (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _resampled(
+    image: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+) -> Tensor:
+    """A float image (C, H, W) at the rows and columns of `_taps`: (C, size, size)."""
+    (C, H, W), size = image.shape, len(rows[0])
+    channel = H * torch.arange(C)[:, None, None]
+    high = F.embedding_bag(
+        (rows[0] + channel).flatten(0, 1),
+        image.reshape(C * H, W),
+        per_sample_weights=rows[1].repeat(C, 1),
+        mode="sum",
+    )  # (C · size, W)
+    wide = F.embedding_bag(
+        columns[0], high.T.contiguous(), per_sample_weights=columns[1], mode="sum"
+    )  # (size, C · size)
+    return wide.T.reshape(C, size, size)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:

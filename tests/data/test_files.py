@@ -237,3 +237,21 @@ def test_an_unfit_folder_is_an_error(tmp_path, counts, message):
         load(f"folder:{tmp_path}")
     with pytest.raises(UserError, match="is not a folder"):
         load(f"folder:{tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize("size", [(40, 60), (131, 97), (250, 260), (900, 480)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_has_pillows_pixels_at_every_scale(size, options, mode, tmp_path):
+    picture(*size, detail=9).convert(mode).save(tmp_path / "a.jpg", **options)
+    limit = 60
+    with Image.open(tmp_path / "a.jpg") as image:
+        wanted = image.size
+        if min(wanted) > limit:
+            wanted = tuple(max(limit, round(side * limit / min(image.size))) for side in wanted)
+            image.draft("RGB", wanted)
+        expected = image.convert("RGB")
+        if expected.size != wanted:
+            expected = expected.resize(wanted, Image.Resampling.BICUBIC)
+    (found,) = ImageFiles(tmp_path, ["a.jpg"], None, limit=limit)[torch.tensor([0])].images
+    assert torch.equal(found, pil_to_tensor(expected))
