@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 def digest(*parts: Any) -> str:
@@ -17,9 +16,10 @@ def digest(*parts: Any) -> str:
 
 
 def _update(state: "hashlib._Hash", part: Any) -> None:
-    if isinstance(part, np.ndarray):
+    numpy = sys.modules.get("numpy")  # without it nothing is an array, and commands start sooner
+    if numpy is not None and isinstance(part, numpy.ndarray):
         state.update(f"{part.dtype.str}{part.shape}".encode())
-        state.update(np.ascontiguousarray(part).data)
+        state.update(numpy.ascontiguousarray(part).data)
     else:
         state.update(json.dumps(part, sort_keys=True, separators=(",", ":")).encode() + b"\0")
 

@@ -298,14 +298,18 @@ def read_record(path: Path) -> Record:
 def parse_record(text: str) -> Record:
     """A record from its JSON. Raises ValueError with what is wrong in one line."""
     try:
-        version = json.loads(text).get("schema_version")
-    except (json.JSONDecodeError, AttributeError):
-        raise ValueError("not a JSON object") from None
-    if version != SCHEMA:
+        record = Record.model_validate_json(text)
+        version = record.schema_version if "schema_version" in record.model_fields_set else None
+        if version == SCHEMA:
+            return record
         raise ValueError(f"schema version {version}; this sslbench reads {SCHEMA}")
-    try:
-        return Record.model_validate_json(text)
     except ValidationError as error:
+        try:  # one of another version is not read, so its fields do not count
+            version = json.loads(text).get("schema_version")
+        except (json.JSONDecodeError, AttributeError):
+            raise ValueError("not a JSON object") from None
+        if version != SCHEMA:
+            raise ValueError(f"schema version {version}; this sslbench reads {SCHEMA}") from None
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{place}: {first['msg']}") from None

@@ -1,6 +1,6 @@
 """What a grid consists of: pretraining runs and evaluations, named by hashes of what they are."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, get_type_hints
 
@@ -143,7 +143,7 @@ class Evaluation:
     @cached_property
     def key(self) -> str:
         """Hash of everything that determines the scores."""
-        return digest(asdict(self), EXTRACTOR_VERSION)
+        return digest({f.name: getattr(self, f.name) for f in fields(self)}, EXTRACTOR_VERSION)
 
 
 @dataclass(frozen=True)

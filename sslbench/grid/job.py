@@ -192,8 +192,6 @@ def untrained(run: Path, source: Pretraining | External) -> bool:
 
 def done(store: Store, cell: Evaluation, retry_failed: bool) -> bool:
     """Whether the cell has its record."""
-    if not store.path(cell.key).exists():
-        return False
     record = store.get(cell.key)
     return record is not None and not (retry_failed and record.status == "failed")
 
