@@ -361,6 +361,35 @@ def validate(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: sslbench bench knn few_shot --rounds 5")
+def bench(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Measurements; default: all of them.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(help="How often ours and the peer are timed in turn.", min=1)
+    ] = 5,
+    cpus: Cpus = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure the project's own speed, each number against a peer or a limit in the same run.
+
+    Exits with 1 if something could not be measured, or if ours and a peer do not compute the
+    same. Nothing else should be running meanwhile.
+    """
+    from sslbench import listing
+    from sslbench.bench import report
+
+    with Progress("") as progress:
+        found = report.run(name or [], rounds, cpus, progress.step)
+    if json:
+        listing.print_json(found.plain())
+    else:
+        console(wide=True).print(report.table(found))
+    if found.failed:
+        raise typer.Exit(1)
+
+
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
 

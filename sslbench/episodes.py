@@ -62,17 +62,24 @@ def classify(features: Tensor, support: Tensor, queries: Tensor, shots: list[int
         queries: (E, ways, queries) positions of examples to classify.
         shots: how many of the labelled examples to use, from the first; one result for each.
     """
-    ways, count = queries.shape[1:]
-    truth = torch.arange(ways)[:, None]
-    rows = max(1, _VALUES // (ways * count * features.shape[1]))
-    correct = []
-    for labelled, asked in zip(support.split(rows), queries.split(rows), strict=True):
-        means = torch.stack([_means(features, labelled[..., :k]) for k in shots], dim=1)
-        found = F.embedding(asked.flatten(1), features) @ means.flatten(1, 2).mT
-        found = found.unflatten(2, (len(shots), ways)) - means.square().sum(3)[:, None] / 2
-        nearest = found.argmax(3)  # (E, ways · queries, shots)
-        correct.append(nearest.movedim(2, 0).unflatten(2, (ways, count)) == truth)
-    return torch.cat(correct, dim=1)
+    E, ways, count = queries.shape
+    D, truth = features.shape[1], torch.arange(ways)[:, None]
+    means = torch.stack([_means(features, support[..., :k]) for k in shots], dim=1)
+    columns = means.flatten(1, 2).mT  # (E, D, shots · ways)
+    found = features.new_empty(E, ways * count, len(shots) * ways)
+    rows = min(E, max(1, _VALUES // (ways * count * D)))
+    # Written again for each part: to ask for memory takes longer than to fill it.
+    gathered = features.new_empty(rows, ways * count, D)
+    for out, asked, column in zip(
+        found.split(rows), queries.split(rows), columns.split(rows), strict=True
+    ):
+        own = gathered[: len(out)]
+        torch.index_select(features, 0, asked.flatten(), out=own.view(-1, D))
+        torch.bmm(own, column, out=out)
+    found = found.unflatten(2, (len(shots), ways)) - means.square().sum(3)[:, None] / 2
+    nearest = found.argmax(3)  # (E, ways · queries, shots)
+    correct: Tensor = nearest.movedim(2, 0).unflatten(2, (ways, count)) == truth
+    return correct
 
 
 def _means(features: Tensor, positions: Tensor) -> Tensor:

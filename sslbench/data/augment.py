@@ -142,7 +142,7 @@ class Augmentation:
                 else:
                     whole = images.index_select(0, part)
                     view = image_ops.resized_crop(whole, some.boxes, size, some.flip)
-                views[part] = self.change(view, some)
+                views.index_copy_(0, part, self.change(view, some))
         return views
 
     def draw(self, sizes: Tensor, size: int, random: Random) -> Parameters:

@@ -7,7 +7,8 @@ alone, so what comes out does not depend on its neighbours.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -119,11 +120,11 @@ def _resample(
             strict=True,
         ):
             box = image[:, top : top + height, left : left + width]
-            box = box.to(torch.float32, memory_format=torch.contiguous_format)
             high = _taps(height, scaled[0], y, size, interpolation)
             wide = _taps(width, scaled[1], x, size, interpolation)
-            window = _resampled(box, high, wide)
-            torch.div(window.flip(-1) if mirrored else window, scale, out=out)
+            _resampled(box, high, wide, scale, out)
+            if mirrored:
+                out.copy_(out.flip(-1))
     else:
         B, C, H, W = images.shape
         pixel = torch.arange(size, device=boxes.device).expand(B, 2, size) + corner[:, :, None]
@@ -173,14 +174,24 @@ def _kernel(x: Tensor, interpolation: str) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0))
 
 
-def _taps(
-    extent: int, scaled: int, first: int, size: int, interpolation: str
-) -> tuple[Tensor, Tensor]:
+class _Taps(NamedTuple):
     """The few pixels of `_weights` that have a share, for one axis of one image.
 
-    Returns:
-        Positions (size, K) int64 and shares (size, K).
+    Attributes:
+        first: the first pixel that has one.
+        end: the first that has none again.
+        pixel: (size, K) int64, counted from `first`.
+        share: (size, K).
     """
+
+    first: int
+    end: int
+    pixel: Tensor
+    share: Tensor
+
+
+@lru_cache(maxsize=512)
+def _taps(extent: int, scaled: int, first: int, size: int, interpolation: str) -> _Taps:
     step = extent / scaled
     reach = max(step, 1.0) * (1 if interpolation == "bilinear" else 2)
     count = min(extent, math.ceil(2 * reach) + 1)
@@ -188,25 +199,27 @@ def _taps(
     begin = (center - reach - 0.5).ceil_().clamp_(0, extent - count)
     pixel = begin[:, None] + torch.arange(count)
     weights = _kernel((pixel + 0.5 - center[:, None]).abs_().div_(max(step, 1.0)), interpolation)
-    return pixel.long(), (weights / weights.sum(1, keepdim=True)).float()
+    start, end = int(begin[0]), int(begin[-1]) + count
+    share = weights / weights.sum(1, keepdim=True)
+    return _Taps(start, end, pixel.long() - start, share.float())
 
 
-def _resampled(
-    image: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
-) -> Tensor:
-    """A float image (C, H, W) at the rows and columns of `_taps`: (C, size, size)."""
-    (C, H, W), size = image.shape, len(rows[0])
+def _resampled(image: Tensor, high: _Taps, wide: _Taps, scale: int, out: Tensor) -> None:
+    """Write an image (C, H, W), divided by `scale`, at these taps into `out` (C, size, size)."""
+    seen = image[:, high.first : high.end, wide.first : wide.end]
+    seen = seen.to(torch.float32, memory_format=torch.contiguous_format)
+    (C, H, W), size = seen.shape, len(out[0])
     channel = H * torch.arange(C)[:, None, None]
-    high = F.embedding_bag(
-        (rows[0] + channel).flatten(0, 1),
-        image.reshape(C * H, W),
-        per_sample_weights=rows[1].repeat(C, 1),
+    rows = F.embedding_bag(
+        (high.pixel + channel).flatten(0, 1),
+        seen.reshape(C * H, W),
+        per_sample_weights=(high.share / scale).repeat(C, 1),
         mode="sum",
     )  # (C · size, W)
-    wide = F.embedding_bag(
-        columns[0], high.T.contiguous(), per_sample_weights=columns[1], mode="sum"
+    columns = F.embedding_bag(
+        wide.pixel, rows.T.contiguous(), per_sample_weights=wide.share, mode="sum"
     )  # (size, C · size)
-    return wide.T.reshape(C, size, size)
+    out.view(C * size, size).copy_(columns.T)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:

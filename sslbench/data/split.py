@@ -155,7 +155,7 @@ class ImageArray(Split):
 
     def __getitem__(self, index: Tensor) -> Batch:
         target = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
-        return Batch(index, self.images[index], target=target)
+        return Batch(index, self.images.index_select(0, index), target=target)
 
 
 class Texts(Split):

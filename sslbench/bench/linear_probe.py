@@ -1,0 +1,129 @@
+"""The linear probe's sweep of 45 penalties, against scikit-learn's logistic regression in a loop.
+
+Both choose C on validation and fit again on train and validation. The peer is scikit-learn's
+default solver at its default tolerance, each fit starting from the last (`warm_start`), on
+standardised features.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sslbench.bench.timing import Goal, Timing, UnequalError, in_turn
+from sslbench.probe import PENALTIES, Probe, choose, fit_probes
+
+TRAIN, VALIDATION, TEST, DIM = 8_000, 2_000, 2_000, 384
+
+
+class _Data:
+    """Overlapping classes, with features of very different scale as networks have them."""
+
+    def __init__(self, classes: int) -> None:
+        rng = np.random.default_rng(0)
+        n = TRAIN + VALIDATION + TEST
+        self.labels = rng.integers(0, classes, n)
+        centres = rng.standard_normal((classes, DIM))
+        x = 0.35 * centres[self.labels] + rng.standard_normal((n, DIM))
+        mixing = rng.standard_normal((DIM, DIM)) / np.sqrt(DIM)
+        self.x = (x @ mixing * np.logspace(-2, 1, DIM)).astype(np.float32)
+        self.train = slice(0, TRAIN)
+        self.held_out = slice(TRAIN, TRAIN + VALIDATION)
+        self.both = slice(0, TRAIN + VALIDATION)
+        self.test = slice(TRAIN + VALIDATION, n)
+
+
+def measure(rounds: int) -> Iterator[Timing]:
+    """10 classes and 100."""
+    for classes, times in ((10, rounds), (100, 1)):
+        data = _Data(classes)
+        ours, theirs = _ours(data), _theirs(data)
+        same = _same(data, ours(), theirs())
+        yield Timing(
+            f"linear_probe/{classes}",
+            f"{len(PENALTIES)} C, chosen on {VALIDATION:,}, refitted: {TRAIN:,} × {DIM}, "
+            f"{classes} classes",
+            f"scikit-learn {sklearn.__version__} LogisticRegression in a loop",
+            *in_turn(ours, theirs, times),
+            Goal("faster", 15),
+            same,
+        )
+
+
+def _ours(data: _Data) -> Callable[[], tuple[float, Probe]]:
+    x, y = data.x, data.labels
+    held_out = torch.from_numpy(x[data.held_out]).double()
+
+    def score(fit: Probe) -> float:
+        return float((fit.predict(held_out) == y[data.held_out]).mean())
+
+    def work() -> tuple[float, Probe]:
+        C, _ = choose(x[data.train], y[data.train], score)
+        (fit,) = fit_probes(x[data.both], y[data.both], [C])
+        return C, fit
+
+    return work
+
+
+def _theirs(data: _Data) -> Callable[[], tuple[float, LogisticRegression, StandardScaler]]:
+    y = data.labels
+
+    def work() -> tuple[float, LogisticRegression, StandardScaler]:
+        scaler = StandardScaler().fit(data.x[data.train])
+        train, held_out = (scaler.transform(data.x[s]) for s in (data.train, data.held_out))
+        model = LogisticRegression(max_iter=1_000, warm_start=True)
+        scores = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weak penalties that do not converge
+            for C in PENALTIES:
+                model.set_params(C=C)
+                model.fit(train, y[data.train])
+                scores.append(model.score(held_out, y[data.held_out]))
+            best = PENALTIES[int(np.argmax(scores))]
+            scaler = StandardScaler().fit(data.x[data.both])
+            model = LogisticRegression(C=best, max_iter=1_000)
+            model.fit(scaler.transform(data.x[data.both]), y[data.both])
+        return best, model, scaler
+
+    return work
+
+
+def _same(
+    data: _Data,
+    ours: tuple[float, Probe],
+    theirs: tuple[float, LogisticRegression, StandardScaler],
+) -> str:
+    """At scikit-learn's C: the objective of both solutions, and their accuracies."""
+    C, model, scaler = theirs
+    x, y = data.x[data.both], data.labels[data.both]
+    (fit,) = fit_probes(x, y, [C])
+    z = scaler.transform(x.astype(np.float64))
+    weights = fit.classifier.weight.numpy() * scaler.scale_
+    values = [
+        _objective(z, y, C, weights, fit.classifier.logits(torch.from_numpy(x)).numpy()),
+        _objective(z, y, C, model.coef_, z @ model.coef_.T + model.intercept_),
+    ]
+    apart = (values[0] - values[1]) / values[1]
+    if apart > 1e-4:
+        raise UnequalError(f"objective: ours is {apart:.2g} above scikit-learn's")
+    test = torch.from_numpy(data.x[data.test]).double()
+    truth = data.labels[data.test]
+    mine = float((ours[1].predict(test) == truth).mean())
+    other = float(model.score(scaler.transform(data.x[data.test]), truth))
+    return (
+        f"objective at C = {C:.2g}: ours {abs(apart):.1e} {'above' if apart > 0 else 'below'}; "
+        f"C chosen {ours[0]:.2g} and {C:.2g}, accuracy on test {mine:.4f} and {other:.4f}"
+    )
+
+
+def _objective(
+    z: np.ndarray, y: np.ndarray, penalty: float, weights: np.ndarray, logits: np.ndarray
+) -> float:
+    """½‖W‖² + C Σ log-loss."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    loss = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+    return float(0.5 * (weights**2).sum() + penalty * loss.sum())
