@@ -88,7 +88,7 @@ def list_(
         listing.print_json([{"kind": name, **row} for name, rows in found for row in rows])
     else:
         for name, rows in found:
-            listing.print_table(name, rows, console())
+            listing.print_table(name, rows)
 
 
 @app.command(epilog="Example: sslbench fetch cifar10-mini koppen")

@@ -1,17 +1,15 @@
 """What `sslbench list` shows, found without importing torch or any method."""
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sslbench import registry, suite
 from sslbench.backbones import CAUSAL, MASKED
 from sslbench.data import table
 from sslbench.data.weights import WEIGHTS
 from sslbench.errors import UserError, suggest
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 KINDS = ("methods", "tasks", "datasets", "suites", "encoders", "checkpoints")
 COLUMNS = {
@@ -87,17 +85,27 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def print_table(kind: str, rows: list[dict[str, Any]], console: "Console") -> None:
-    """A table with the columns of its kind."""
+def print_table(kind: str, rows: list[dict[str, Any]]) -> None:
+    """A table with the columns of its kind; in a file or a pipe each row is one line."""
+    names = COLUMNS[kind]
+    lines = [[_text(row.get(name)) for name in names] for row in rows]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
+        print(kind)
+        for line in (names, *lines):
+            cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+            print("  ".join(cells).rstrip())
+        print()
+        return
+    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=kind, title_justify="left", box=None, pad_edge=False)
-    for column in COLUMNS[kind]:
-        shown.add_column(column, overflow="fold")
-    for row in rows:
-        shown.add_row(*(_text(row.get(column)) for column in COLUMNS[kind]))
-    console.print(shown)
-    console.print()
+    for name in names:
+        shown.add_column(name, overflow="fold")
+    for line in lines:
+        shown.add_row(*line)
+    Console(highlight=False).print(shown, "", sep="\n")
 
 
 def _text(value: Any) -> str:

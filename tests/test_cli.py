@@ -63,6 +63,15 @@ def test_every_command_has_help_with_an_example(command):
     assert f"Example: sslbench {command}" in out
 
 
+def test_in_a_pipe_each_row_of_a_list_is_one_line():
+    _, out, _ = sslbench("list", "methods", "--json")
+    names = [row["name"] for row in json.loads(out)]
+    _, out, _ = sslbench("list", "methods")
+    title, head, *lines = out.splitlines()
+    assert (title, head.split()) == ("methods", ["name", "family", "paper", "summary"])
+    assert [line.split()[0] for line in lines if line] == names
+
+
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "methods", "--json"]])
 def test_help_and_lists_do_not_import_torch(words):
     code = (
