@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 LEVEL = 0.05
-Z = float(special.ndtri(1 - LEVEL / 2))  # standard errors to each side, of a normal distribution
 RESAMPLES = 2_000
 KEPT = 4_000  # groups at most of which the draws are kept for the next column: 64 MB
 
@@ -237,6 +236,11 @@ def _binary(x: Array) -> bool:
     return bool(((x == 0) | (x == 1)).all())
 
 
+def _z() -> float:
+    """As `_t`, of a normal distribution."""
+    return float(special.ndtri(1 - LEVEL / 2))
+
+
 def _t(freedom: float) -> float:
     """How many standard errors a 95 % interval reaches to each side."""
     return float(special.stdtrit(freedom, 1 - LEVEL / 2))
@@ -252,7 +256,7 @@ def _stepwise(p: Sequence[float] | Array, factors: NDArray[Any]) -> Array:
 
 
 def _wilson(p: float, n: float, z: float | None = None) -> tuple[float, float]:
-    z = Z if z is None else z
+    z = _z() if z is None else z
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
@@ -277,7 +281,7 @@ def _paired_binary(difference: Array, value: float) -> Difference:
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     stderr = float(np.sqrt((up + down - (up - down) ** 2) / (n + 2)))
-    half = Z * stderr
+    half = _z() * stderr
     return Difference(value, stderr, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
 
 

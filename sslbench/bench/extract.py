@@ -16,7 +16,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "efficientnet-lite0": {"name": "tf_efficientnet_lite0", "image_size": 128},
     "vit": {"name": "vit_small_patch16_224", "image_size": 96},
 }
-IMAGES = 1_024
+IMAGES = 512
 COLOURS = {"mean": [0.5] * 3, "std": [0.25] * 3}
 
 
