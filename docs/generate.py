@@ -22,6 +22,8 @@ import torch
 from torch import nn
 
 from sslbench import registry
+from sslbench.bench.report import cells
+from sslbench.bench.timing import Goal, Timing
 from sslbench.data.split import ImageArray
 from sslbench.encoder import ImageEncoder, build
 from sslbench.leaderboard.board import build as built
@@ -373,6 +375,62 @@ def shown(value: object) -> bool:
     return isinstance(value, bool | int | float | str) or value is None
 
 
+@cache
+def measured_speed() -> tuple[dict[str, Any], list[Timing]]:
+    """What `sslbench bench --json` wrote into docs/speed.json."""
+    found = json.loads((ROOT / "docs" / "speed.json").read_text(encoding="utf-8"))
+    timings = []
+    for one in found["timings"]:
+        goal = Goal(**one["goal"]) if one["goal"] else None
+        seconds = (tuple(one["ours"]), tuple(one["theirs"]))
+        who = (one["name"], one["work"], one["peer"])
+        timings.append(Timing(*who, *seconds, goal, one["same"], one["numbers"]))
+    return found, timings
+
+
+def speed() -> str:
+    """Every line of the run but those of scaling."""
+    found, timings = measured_speed()
+    lines = []
+    for timing in timings:
+        if timing.name.startswith("scaling/"):
+            continue
+        ours, theirs, ratio, between, goal, reached = cells(timing)
+        ratio += f" [{between}]" if between else ""
+        who = f"{timing.work}; **{timing.peer}**" if timing.peer else timing.work
+        lines.append([timing.name, who, ours, theirs, ratio, goal, reached])
+    head = ["", "the work; **the peer**", "ours", "peer", "ratio [95 %]", "goal", ""]
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = (
+        f"{machine['hardware']}, {found['cpus']} threads, medians of {found['rounds']} rounds; "
+        f"{machine['created'][:10]}, commit {machine['git_commit'][:12]}; {versions}."
+    )
+    return "\n\n".join([table(head, lines), where])
+
+
+def equal() -> str:
+    """What was found equal before it was timed."""
+    _, timings = measured_speed()
+    return "\n".join(f"- {timing.name}: {timing.same}" for timing in timings if timing.same)
+
+
+def growth() -> str:
+    """Time and memory of every series, by size."""
+    _, timings = measured_speed()
+    series: dict[str, list[Timing]] = {}
+    for timing in timings:
+        first, _, rest = timing.name.partition("/")
+        if first == "scaling":
+            series.setdefault(rest.rpartition("/")[0], []).append(timing)
+    lines = []
+    for name, points in series.items():
+        for timing in points:
+            n, peak = int(timing.numbers["n"]), timing.numbers["peak_mb"]
+            lines.append([name, f"{n:,}", f"{timing.value:.3g}", f"{peak:,.0f}"])
+    return table(["", "n", "seconds", "MB more at the peak"], lines)
+
+
 LANGUAGE = ["untrained", "mlm", "electra", "simcse", "untrained-gpt2", "lm"]
 LANGUAGE += ["untrained-embeddings", "word2vec", "minilm"]
 
@@ -409,6 +467,8 @@ def pages() -> Iterator[tuple[Path, str, Callable[[], str]]]:
     yield docs / "image-text.md", board, lambda: scores(board, both, emoji)
     theirs = ["efficientnet-lite0", "vit-s-focus", "minilm", "supervised", "simclr", "untrained"]
     yield docs / "evaluate.md", "external", lambda: scores("external", theirs)
+    for name, write in (("speed", speed), ("equal", equal), ("growth", growth)):
+        yield docs / "speed.md", name, write
     pairs = [("clip", "siglip")]
     yield docs / "image-text.md", "clip and siglip", lambda: apart(board, pairs, emoji)
 

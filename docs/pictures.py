@@ -6,12 +6,16 @@ Needs Debian's chromium and `pip install playwright`; nothing is loaded from the
 """
 
 import io
+import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
+import plotly.graph_objects as go
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+from plotly.subplots import make_subplots
 
 HERE = Path(__file__).parent
 BOARDS = HERE.parent / "leaderboards"
@@ -49,6 +53,38 @@ def save(view: Page, path: Path) -> None:
     view.context.close()
 
 
+def scaling(browser: Browser) -> None:
+    """Time and memory of docs/speed.json against the size of the work."""
+    found = json.loads((HERE / "speed.json").read_text(encoding="utf-8"))
+    series: dict[str, list[Any]] = {}
+    for timing in found["timings"]:
+        kind, _, rest = timing["name"].partition("/")
+        if kind == "scaling":
+            series.setdefault(rest.rpartition("/")[0], []).append(timing)
+    titles = ("seconds", "MB at the peak, beyond what was held before")
+    figure: Any = make_subplots(cols=2, subplot_titles=titles)
+    colours = ("#1b6ca8", "#d1642a", "#3b8a4b", "#9b3fa0", "#8a6d3b", "#c2314b", "#444")
+    for colour, (name, points) in zip(colours, series.items(), strict=True):
+        sizes = [point["numbers"]["n"] for point in points]
+        seconds = [point["value"] for point in points]
+        memory = [max(point["numbers"]["peak_mb"], 0.1) for point in points]
+        for place, values in enumerate((seconds, memory), 1):
+            line = {"x": sizes, "y": values, "name": name, "line": {"color": colour}}
+            trace = go.Scatter(**line, mode="lines+markers", showlegend=place == 1)
+            figure.add_trace(trace, row=1, col=place)
+    figure.update_xaxes(type="log", title="n", dtick=1, exponentformat="power")
+    figure.update_yaxes(type="log", dtick=1, exponentformat="power")
+    figure.update_layout(template="plotly_white", width=1300, height=520)
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "scaling.html"
+        figure.write_html(page, include_plotlyjs=True, config={"displayModeBar": False})
+        context = browser.new_context(viewport={"width": 1320, "height": 540}, offline=True)
+        view = context.new_page()
+        view.goto(page.as_uri())
+        view.wait_for_selector(".main-svg")
+        save(view, HERE / "pictures" / "scaling.png")
+
+
 def main() -> None:
     """Take all of them."""
     folder = HERE / "pictures"
@@ -72,6 +108,7 @@ def main() -> None:
         view.locator("td.best button").first.click()
         view.wait_for_selector("dialog[open] h3")
         save(view, folder / "details.png")
+        scaling(browser)
         browser.close()
 
 
