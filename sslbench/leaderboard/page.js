@@ -278,7 +278,7 @@ async function makeTable() {
     autoWidth: false,
     deferRender: true,
     paging: rows.length > 100,
-    pageLength: Math.max(10, Math.min(50, Math.floor(1000 / columns.length))),
+    pageLength: Math.max(10, Math.min(50, Math.floor(600 / columns.length))),
     layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: rows.length > 100 ? "paging" : null },
     createdRow: (line) => { const cell = line.cells[0]; cell.scope = "row"; },
     columnDefs: [{ targets: 0, cellType: "th" }],
