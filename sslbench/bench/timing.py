@@ -23,16 +23,16 @@ class Goal:
 
     Attributes:
         kind: "faster": the peer takes at least `bound` times as long; "within": ours takes at most
-            `bound` times as long as the peer; "seconds" and "calls": at most so many.
+            `bound` times as long as the peer; "seconds": at most so many.
         bound: the number.
     """
 
-    kind: Literal["faster", "within", "seconds", "calls"]
+    kind: Literal["faster", "within", "seconds"]
     bound: float
 
     def __str__(self) -> str:
         sign = "≥" if self.kind == "faster" else "≤"
-        unit = {"faster": "×", "within": "×", "seconds": " s", "calls": ""}[self.kind]
+        unit = {"faster": "×", "within": "×", "seconds": " s"}[self.kind]
         return f"{sign} {self.bound:g}{unit}"
 
 
