@@ -22,9 +22,9 @@ from sslbench.errors import NotApplicable, UserError
 from sslbench.external.request import Request
 from sslbench.features import features
 from sslbench.geometry import rankme
-from sslbench.grid.job import threads
 from sslbench.neighbors import knn_correct
 from sslbench.statistics import interval, paired
+from sslbench.threads import threads
 
 TRAIN, HELD_OUT, SEED = 1_000, 500, 0
 BATCH = 32  # what a CPU's cache holds; a sixth faster than 256 for a ViT-S

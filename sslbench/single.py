@@ -24,10 +24,10 @@ from sslbench.features import features
 from sslbench.grid import plan
 from sslbench.grid.cells import Evaluation, Pretraining
 from sslbench.grid.columns import cells
-from sslbench.grid.job import threads
 from sslbench.neighbors import knn_accuracy
 from sslbench.pretrain import Options, Outcome, train
 from sslbench.records import Checkpoint, Record, Store
+from sslbench.threads import threads
 from sslbench.wanted import Wanted, chosen
 
 

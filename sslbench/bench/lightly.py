@@ -22,10 +22,10 @@ from sslbench.bench.timing import Timing, UnequalError, close, seconds
 from sslbench.data.augment import Augmentation
 from sslbench.data.split import ImageArray
 from sslbench.encoder import build
-from sslbench.grid.job import threads
 from sslbench.method import Method, Recipe
 from sslbench.neighbors import knn_correct, label_rank, nearest
 from sslbench.pretrain import train
+from sslbench.threads import threads
 
 REQUIREMENT = "lightly==1.5.26"
 IMAGES, SIZE, BATCH, WIDTH = 2048, 32, 256, 16

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from sslbench.bench.timing import Goal, Timing, UnequalError
 from sslbench.errors import UserError, suggest
-from sslbench.grid.job import threads
 from sslbench.provenance import provenance
+from sslbench.threads import threads
 
 NAMES = (
     "augment",

@@ -20,13 +20,13 @@ from sslbench.bench.publish import records
 from sslbench.bench.timing import Timing, seconds
 from sslbench.blockwise import blockwise
 from sslbench.encoder import build
-from sslbench.grid.job import threads
 from sslbench.grid.run import missing
 from sslbench.leaderboard import publish
 from sslbench.logistic import fit_path
 from sslbench.neighbors import nearest
 from sslbench.records import Checkpoint, write_lines
 from sslbench.single import Loaded, evaluate
+from sslbench.threads import threads
 from sslbench.wanted import Wanted
 
 DIM, CLASSES, QUERIES, BANK = 64, 10, 1_000, 10_000

@@ -10,6 +10,7 @@ from torch import Tensor
 from sslbench import distributed
 from sslbench.data.split import Batch
 from sslbench.random import Random, mix
+from sslbench.threads import alone
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -26,7 +27,7 @@ class Examples(Protocol):
 def read_ahead(read: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
     """`read` of each item in order; the next is read while the caller works on the last."""
     coming: Future[Y] | None = None
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=alone) as pool:
         for item in items:
             read_now, coming = coming, pool.submit(read, item)
             if read_now:

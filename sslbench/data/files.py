@@ -18,6 +18,7 @@ from sslbench.data.split import Batch, ImageArray, Split
 from sslbench.errors import UserError
 from sslbench.hashing import digest, file_sha256
 from sslbench.storage import cache_root, write_text
+from sslbench.threads import alone
 
 
 def data_root() -> Path:
@@ -88,7 +89,7 @@ class ImageFiles(Split):
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None or self._process != os.getpid():  # threads do not survive a fork
-            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+            self._pool = ThreadPoolExecutor(self.workers, "decode", initializer=alone)
             self._process = os.getpid()
         return self._pool
 

@@ -3,9 +3,6 @@
 import json
 import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from sslbench.grid.interruption import Requeue
 from sslbench.pretrain import Options, train
 from sslbench.records import Checkpoint, Status, Store
 from sslbench.storage import write_json
+from sslbench.threads import threads
 
 log = logging.getLogger(__name__)
 
@@ -245,21 +243,3 @@ def _logged(name: str) -> Any:
             log.info("%s: step %d of %d, loss %.4f", name, step, steps, line["loss"])
 
     return report
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Bound the threads of torch, faiss and BLAS; what they compute may depend on it."""
-    import faiss
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    faiss.omp_set_num_threads(count)
-    try:
-        with threadpool_limits(count), warnings.catch_warnings():
-            warnings.simplefilter("default")
-            yield
-    finally:
-        torch.set_num_threads(before)

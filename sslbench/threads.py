@@ -1,0 +1,39 @@
+"""How many threads computations use, and that those beside them stay out of their way."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# PyTorch, faiss and threadpoolctl are imported where they are used: planning needs none of them.
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Bound the threads of torch, faiss and BLAS; what they compute may depend on it."""
+    import faiss
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)
+    try:
+        with threadpool_limits(count), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def alone() -> None:
+    """What PyTorch computes in the calling thread from now on, it computes without help.
+
+    Every thread that calls PyTorch gets a team of OpenMP threads of its own, whose members go on
+    spinning for some milliseconds after their work. Those of a thread that reads or decodes beside
+    the computation take a tenth of its time.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.get_num_threads()  # the first call in a thread sets its count; ours must come later
+    threadpool_limits(1, user_api="openmp")
