@@ -1,8 +1,11 @@
 """How many threads computations use, and that those beside them stay out of their way."""
 
+import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 # PyTorch, faiss and threadpoolctl are imported where they are used: planning needs none of them.
 
@@ -37,3 +40,16 @@ def alone() -> None:
 
     torch.get_num_threads()  # the first call in a thread sets its count; ours must come later
     threadpool_limits(1, user_api="openmp")
+
+
+def pool(name: str, workers: int) -> ThreadPoolExecutor:
+    """Threads that compute `alone`, the same ones for as long as the process lives.
+
+    What is done in them by one name must not wait for more of the same name.
+    """
+    return _pool(name, workers, os.getpid())  # threads do not survive a fork
+
+
+@cache
+def _pool(name: str, workers: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, f"{name}-{process}", initializer=alone)

@@ -4,13 +4,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +17,9 @@ from sslbench.data.split import Batch, ImageArray, Split
 from sslbench.errors import UserError
 from sslbench.hashing import digest, file_sha256
 from sslbench.storage import cache_root, write_text
-from sslbench.threads import alone
+from sslbench.threads import pool
+
+PIXELS = 2  # version of how files become pixels of views; 1: Pillow's reduction, views in float32
 
 
 def data_root() -> Path:
@@ -57,17 +58,15 @@ class ImageFiles(Split):
         self.root, self.paths, self.labels, self.limit = root, list(paths), labels, limit
         self.workers = workers or int(os.environ.get("SSLBENCH_WORKERS") or _cpus())
         try:
-            self.hash = digest(self.paths, _content(root, self.paths), labels, limit)
+            self.hash = digest(self.paths, _content(root, self.paths), labels, limit, PIXELS)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} is missing") from error
-        self._pool: ThreadPoolExecutor | None = None
-        self._process = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        images = list(self._threads().map(self._decode, index.tolist()))
+        images = list(pool("decode", self.workers).map(self._decode, index.tolist()))
         target = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
         return Batch(index, images, target=target)
 
@@ -87,15 +86,6 @@ class ImageFiles(Split):
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
 
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._pool is None or self._process != os.getpid():  # threads do not survive a fork
-            self._pool = ThreadPoolExecutor(self.workers, "decode", initializer=alone)
-            self._process = os.getpid()
-        return self._pool
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
-
 
 def _content(root: Path, paths: list[str]) -> str:
     """Hash of all files' contents; read once, then known by their sizes and times of change.
@@ -108,8 +98,7 @@ def _content(root: Path, paths: list[str]) -> str:
     known = cache_root() / "contents" / f"{seen}.txt"
     if known.exists():
         return known.read_text(encoding="utf-8")
-    with ThreadPoolExecutor(_cpus()) as pool:
-        content = digest(list(pool.map(file_sha256, places)))
+    content = digest(list(pool("decode", _cpus()).map(file_sha256, places)))
     write_text(known, content)
     return content
 
@@ -133,9 +122,10 @@ def decoded(content: bytes, limit: int) -> Tensor:
             if scale > 1:
                 image.draft("RGB", size)  # a JPEG of four inks
             pixels = np.array(_rgb(image))
-    if pixels.shape[1::-1] != size:
-        pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    found = torch.from_numpy(pixels).permute(2, 0, 1)
+    if pixels.shape[1::-1] != size:  # Pillow's pixels again, but for rounding
+        found = F.interpolate(found[None], size[::-1], mode="bicubic", antialias=True)[0]
+    return found
 
 
 def _rgb(image: Image.Image) -> Image.Image:

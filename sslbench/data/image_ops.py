@@ -6,13 +6,15 @@ alone, so what comes out does not depend on its neighbours.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sslbench.threads import pool
 
 Images = Tensor | list[Tensor]  # (B, 3, H, W), or B of (3, H_i, W_i) on the CPU
 
@@ -107,35 +109,69 @@ def _resample(
     """Resize each box to `shape` (B, 2), cut (size, size) out at `corner` (B, 2), flip."""
     if flip is None:
         flip = torch.zeros(len(images), dtype=torch.bool, device=boxes.device)
-    scale = 255 if len(images) and images[0].dtype == torch.uint8 else 1
     if isinstance(images, list) or (boxes.is_cpu and max(images.shape[2:]) > _DENSE):
         result = torch.empty(len(images), 3, size, size)
-        for out, image, (top, left, height, width), scaled, (y, x), mirrored in zip(
-            result,
-            images,
-            boxes.tolist(),
-            shape.tolist(),
-            corner.tolist(),
-            flip.tolist(),
-            strict=True,
-        ):
-            box = image[:, top : top + height, left : left + width]
-            high = _taps(height, scaled[0], y, size, interpolation)
-            wide = _taps(width, scaled[1], x, size, interpolation)
-            _resampled(box, high, wide, scale, out)
-            if mirrored:
-                out.copy_(out.flip(-1))
+        one = partial(_resample_file if isinstance(images, list) else _resample_row, interpolation)
+        each = (x.tolist() for x in (boxes, shape, corner, flip))
+        list(pool("resize", torch.get_num_threads()).map(one, result, images, *each))
     else:
         B, C, H, W = images.shape
         pixel = torch.arange(size, device=boxes.device).expand(B, 2, size) + corner[:, :, None]
         pixel[:, 1] = torch.where(flip[:, None], pixel[:, 1].flip(1), pixel[:, 1])
         weights = _weights(boxes[:, :2], boxes[:, 2:], shape, pixel, max(H, W), interpolation)
+        scale = 255 if images.dtype == torch.uint8 else 1
         rows, columns = weights[:, 0, :, :H] / scale, weights[:, 1, :, :W]
         # Along the width all channels share one product; along the height each has its own.
         narrow = torch.bmm(images.reshape(B, C * H, W).float(), columns.transpose(1, 2))
         rows = rows[:, None].expand(B, C, size, H).reshape(B * C, size, H)
         result = torch.bmm(rows, narrow.view(B * C, H, size)).view(B, C, size, size)
     return result.clamp_(0, 1)
+
+
+@torch.inference_mode()
+def _resample_file(
+    interpolation: str,
+    out: Tensor,
+    image: Tensor,
+    box: Sequence[int],
+    shape: Sequence[int],
+    corner: Sequence[int],
+    flip: bool,
+) -> None:
+    """One image of a list, written into `out` (3, size, size).
+
+    Of bytes, PyTorch makes bytes, as Pillow does: what weights of others were trained and are
+    evaluated on. It is twice as fast as `_resample_row`.
+    """
+    if image.dtype == torch.uint8:
+        (top, left, height, width), (y, x), size = box, corner, out.shape[-1]
+        seen = image[None, :, top : top + height, left : left + width]
+        whole = F.interpolate(seen, tuple(shape), mode=interpolation, antialias=True)
+        part = whole[0, :, y : y + size, x : x + size]
+        torch.div(part.flip(-1) if flip else part, 255, out=out)
+    else:
+        _resample_row(interpolation, out, image, box, shape, corner, flip)
+
+
+@torch.inference_mode()
+def _resample_row(
+    interpolation: str,
+    out: Tensor,
+    image: Tensor,
+    box: Sequence[int],
+    shape: Sequence[int],
+    corner: Sequence[int],
+    flip: bool,
+) -> None:
+    """One image of a batch of large ones, as the matrices of `_weights` would have it."""
+    (top, left, height, width), size = box, out.shape[-1]
+    high, wide = (
+        _taps(box[2 + axis], shape[axis], corner[axis], size, interpolation) for axis in (0, 1)
+    )
+    scale = 255 if image.dtype == torch.uint8 else 1
+    _resampled(image[:, top : top + height, left : left + width], high, wide, scale, out)
+    if flip:
+        out.copy_(out.flip(-1))
 
 
 def _weights(

@@ -114,6 +114,21 @@ def test_uint8_means_shares_of_255() -> None:
     assert_near(image_ops.resize(images, 16), image_ops.resize(floats, 16))
 
 
+def test_bytes_in_a_list_become_the_bytes_of_torchvision() -> None:
+    images, random = make_batch(12, 90, 40).images, draws(12)
+    boxes = crop_boxes(sizes_of(images), (0.05, 1.0), (0.5, 2.0), random)
+    flip = random.uniform() < 0.5
+    cut = image_ops.resized_crop(images, boxes, 24, flip)
+    mode = transforms.InterpolationMode.BICUBIC
+    whole = image_ops.resize(images, 24, 0.875, "bicubic")
+    for i, image in enumerate(images):
+        view = TF.resized_crop(image, *boxes[i].tolist(), [24, 24], antialias=True)
+        expected = TF.horizontal_flip(view) if flip[i] else view
+        assert torch.equal((cut[i] * 255).round().byte(), expected)
+        resized = TF.center_crop(TF.resize(image, [27], mode, antialias=True), [24, 24])
+        assert torch.equal((whole[i] * 255).round().byte(), resized)
+
+
 def test_resize_refuses_what_it_cannot_do() -> None:
     images = make_images(1, 8, 8)
     with pytest.raises(ValueError, match=r"crop: .* got 1\.5"):
@@ -316,6 +331,7 @@ def reference_view(image: Tensor, size: int, a: Augmentation, p: Parameters) -> 
     """What `p`, one row, says, by torchvision and one image at a time."""
     kernel = 2 * (size // 20) + 1
     view = TF.resized_crop(image, *p.boxes.tolist(), [size, size], antialias=True)
+    view = TF.to_dtype(view, torch.float32, scale=True)
     if p.flip:
         view = TF.horizontal_flip(view)
     view = TF.rotate(view, 90.0 * int(p.turns))
@@ -351,7 +367,7 @@ def test_views_equal_torchvision_one_by_one(chunk: int, monkeypatch: pytest.Monk
     views = augmentation(batch, size, draws(64))
     for i, view in enumerate(views):
         row = Parameters(*(value[i] for value in drawn))
-        reference = reference_view(batch.images[i].float() / 255, size, augmentation, row)
+        reference = reference_view(batch.images[i], size, augmentation, row)
         assert_near(view, reference, 2e-5)
 
 
@@ -368,6 +384,7 @@ def test_processes_together_make_the_views_of_one(high: int, size: int, processe
 
 def test_a_list_of_images_makes_the_views_of_an_array() -> None:
     batch = make_batch(48, 40)
+    batch = replace(batch, images=batch.images.float() / 255)
     listed = replace(batch, images=[*batch.images])
     augmentation = replace(EVERYTHING, solarize_threshold=0.0)
     assert_near(augmentation(listed, 24, draws(48)), augmentation(batch, 24, draws(48)), 2e-5)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -104,6 +105,13 @@ def test_the_hash_tells_paths_sizes_labels_and_limit_but_not_the_place(files, tm
     assert len({files.hash, made(), made(labels=None), *others}) == 6
 
 
+def assert_rounded_alike(found: Tensor, expected: Tensor) -> None:
+    """Bytes that differ by 1 at most, and hardly anywhere."""
+    apart = (found.int() - expected.int()).abs()
+    assert apart.max() <= 1
+    assert apart.float().mean() < 0.01
+
+
 def test_large_images_are_reduced_to_the_limit(tmp_path):
     whole = picture(400, 300, detail=15)
     whole.save(tmp_path / "large.jpg", quality=95)
@@ -114,7 +122,7 @@ def test_large_images_are_reduced_to_the_limit(tmp_path):
     assert batch.target is None
     assert sizes_of(batch.images).tolist() == [[80, 60], [80, 60], [60, 80]]
     reduced = pil_to_tensor(whole.resize((60, 80), Image.Resampling.BICUBIC)).int()
-    assert torch.equal(batch.images[1].int(), reduced)
+    assert_rounded_alike(batch.images[1], reduced)
     assert (batch.images[0].int() - reduced).abs().float().mean() < 3
     assert equal(batch.images, split[torch.arange(3)].images)
 
@@ -254,4 +262,4 @@ def test_jpeg_has_pillows_pixels_at_every_scale(size, options, mode, tmp_path):
         if expected.size != wanted:
             expected = expected.resize(wanted, Image.Resampling.BICUBIC)
     (found,) = ImageFiles(tmp_path, ["a.jpg"], None, limit=limit)[torch.tensor([0])].images
-    assert torch.equal(found, pil_to_tensor(expected))
+    assert_rounded_alike(found, pil_to_tensor(expected))
