@@ -283,7 +283,6 @@ async function makeTable() {
     createdRow: (line) => { const cell = line.cells[0]; cell.scope = "row"; },
     columnDefs: [{ targets: 0, cellType: "th" }],
   });
-  made.rows.add(rows);  // the first draw is that of refresh
   made.search.fixed("shown", (_, row) => rowShown(row));
   return made;
 }
@@ -452,9 +451,11 @@ function refresh() {
   document.documentElement.style.colorScheme = state.theme || "light dark";
   table.columns().every((index) => {
     const column = columns[index - FIRST];
-    if (index >= FIRST && column) table.column(index).visible(columnShown(column), false);
+    const shown = !column || columnShown(column);
+    if (table.column(index).visible() !== shown) table.column(index).visible(shown, false);
   });
-  table.rows().invalidate("data");
+  if (table.rows().any()) table.rows().invalidate("data");
+  else table.rows.add(rows);
   order();
   table.draw();
   write();
