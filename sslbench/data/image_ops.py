@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslbench.threads import pool
+from sslbench.threads import spread
 
 Images = Tensor | list[Tensor]  # (B, 3, H, W), or B of (3, H_i, W_i) on the CPU
 
@@ -113,7 +113,7 @@ def _resample(
         result = torch.empty(len(images), 3, size, size)
         one = partial(_resample_file if isinstance(images, list) else _resample_row, interpolation)
         each = (x.tolist() for x in (boxes, shape, corner, flip))
-        list(pool("resize", torch.get_num_threads()).map(one, result, images, *each))
+        spread(one, result, images, *each)
     else:
         B, C, H, W = images.shape
         pixel = torch.arange(size, device=boxes.device).expand(B, 2, size) + corner[:, :, None]
@@ -125,7 +125,8 @@ def _resample(
         narrow = torch.bmm(images.reshape(B, C * H, W).float(), columns.transpose(1, 2))
         rows = rows[:, None].expand(B, C, size, H).reshape(B * C, size, H)
         result = torch.bmm(rows, narrow.view(B * C, H, size)).view(B, C, size, size)
-    return result.clamp_(0, 1)
+        result.clamp_(0, 1)
+    return result
 
 
 @torch.inference_mode()
@@ -172,6 +173,7 @@ def _resample_row(
     _resampled(image[:, top : top + height, left : left + width], high, wide, scale, out)
     if flip:
         out.copy_(out.flip(-1))
+    out.clamp_(0, 1)
 
 
 def _weights(
