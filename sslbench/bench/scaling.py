@@ -5,7 +5,6 @@ Peak memory is what the process holds at most, less what it held when the work b
 
 import multiprocessing
 import re
-import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ from sslbench.grid.run import missing
 from sslbench.leaderboard import publish
 from sslbench.logistic import fit_path
 from sslbench.neighbors import nearest
+from sslbench.provenance import peak_mb
 from sslbench.records import Checkpoint, write_lines
 from sslbench.single import Loaded, evaluate
 from sslbench.threads import threads
@@ -118,10 +118,6 @@ def _measured(name: str, n: int, cpus: int) -> tuple[float, float, float]:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, threads(cpus):
         work = SERIES[name][0](n, Path(folder))
-        before = _peak_mb()
+        before = peak_mb()
         took = seconds(work)
-        return took, before, _peak_mb()
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return took, before, peak_mb()
