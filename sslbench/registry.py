@@ -11,11 +11,14 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from sslbench.task import Task
 
 KINDS = {"methods": "Method", "tasks": "Task"}
+# Where a class has said what it is: the first method, or its decorator, mostly a third of the file.
+_BODY = re.compile(r"^    (?:@|def |async def )", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,26 @@ class Entry:
 
     def describe(self) -> dict[str, Any]:
         """Name, family, summary and the literal class attributes, without importing the file."""
-        tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        summary = (ast.get_docstring(tree) or "").partition("\n")[0]
-        out: dict[str, Any] = {"name": self.name, "family": self.family, "summary": summary}
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                out |= {"version": 1, "modality": "image"} | _literals(node)
+        text = self.path.read_text(encoding="utf-8")
+        found: dict[str, Any] = {}
+        with suppress(SyntaxError):
+            found = _described(_BODY.split(text, 1)[0])
+        if "paper" not in found:
+            try:
+                found = _described(text)
+            except SyntaxError as error:
+                raise UserError(f"{self.path}: line {error.lineno}: {error.msg}") from None
+        out = {"name": self.name, "family": self.family} | found
         return {key: value for key, value in out.items() if value != ""}
+
+
+def _described(text: str) -> dict[str, Any]:
+    tree = ast.parse(text)
+    out: dict[str, Any] = {"summary": (ast.get_docstring(tree) or "").partition("\n")[0]}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            out |= {"version": 1, "modality": "image"} | _literals(node)
+    return out
 
 
 def _literals(node: ast.ClassDef) -> dict[str, Any]:
@@ -66,6 +84,14 @@ def _literals(node: ast.ClassDef) -> dict[str, Any]:
             if name in wanted:
                 found[name] = ast.literal_eval(line.value)
     return found
+
+
+def installed(group: str) -> EntryPoints:
+    """The entry points of one group in all packages, which are looked through once."""
+    return _installed().select(group=group)
+
+
+_installed = cache(entry_points)
 
 
 def plugin_folders() -> list[Path]:
@@ -96,7 +122,7 @@ def _discover(kind: str) -> "typing.Iterator[Entry]":
             if path.stem != "__init__":
                 module = ".".join(("sslbench", kind, *parts))
                 yield Entry(path.stem, kind, parts[-2] if len(parts) > 1 else "", module, path)
-    for point in entry_points(group=f"sslbench.{kind}"):
+    for point in installed(f"sslbench.{kind}"):
         spec = importlib.util.find_spec(point.module)
         if spec and spec.origin:
             yield Entry(point.name, kind, "plugin", point.module, Path(spec.origin))

@@ -51,6 +51,26 @@ def test_description_needs_no_import_and_agrees_with_the_class():
         assert described["summary"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        METHOD.replace("class Mine", "class Part:\n    def f(self):\n        pass\n\n\nclass Mine"),
+        METHOD.replace("class Mine", "def f():\n    def g():\n        pass\n\n\nclass Mine"),
+        METHOD.replace("but the contract", "but\n\n    def of the contract"),
+    ],
+)
+def test_a_description_is_found_behind_other_functions(plugins, text):
+    write(plugins, text)
+    described = registry.entries("methods")["mine"].describe()
+    assert (described["paper"], described["version"]) == ("none", 3)
+
+
+def test_a_file_that_is_not_python_is_named(plugins):
+    path = write(plugins, "class (:\n")
+    with pytest.raises(UserError, match=f"{path}: line 1: invalid syntax"):
+        registry.entries("methods")["mine"].describe()
+
+
 def test_an_unknown_name_gets_the_nearest_one():
     with pytest.raises(UserError, match="unknown method 'simclt'; did you mean 'simclr'"):
         registry.method("simclt")

@@ -136,8 +136,6 @@ def find(name: str, plugins: Sequence[Path] = ()) -> Row:
 
 
 def _all(plugins: Sequence[Path]) -> Iterator[tuple[str, Row]]:
-    from importlib.metadata import entry_points
-
     from sslbench.data.builtin import BUILT_IN
     from sslbench.data.builtin_detection import DETECTION
     from sslbench.data.builtin_image_text import IMAGE_TEXT
@@ -145,10 +143,11 @@ def _all(plugins: Sequence[Path]) -> Iterator[tuple[str, Row]]:
     from sslbench.data.builtin_segmentation import SEGMENTATION
     from sslbench.data.builtin_text import TEXT
     from sslbench.data.builtin_words import WORDS
+    from sslbench.registry import installed
 
     for row in (*BUILT_IN, *DETECTION, *TEXT, *IMAGE_TEXT, *OFFICIAL, *SEGMENTATION, *WORDS):
         yield "sslbench", row
-    for point in entry_points(group="sslbench.datasets"):
+    for point in installed("sslbench.datasets"):
         yield f"entry point {point.value}", _checked(point.load(), point.value, point.name)
     for folder in map(Path, plugins):
         if not folder.is_dir():

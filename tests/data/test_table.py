@@ -1,7 +1,7 @@
 import re
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 
 import numpy as np
 import pytest
@@ -176,10 +176,7 @@ def test_other_packages_add_rows(monkeypatch):
     module.row = Row(name="theirs", description="d", licence="l", source="s", loader="m:f")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     point = EntryPoint("theirs", f"{module.__name__}:row", "sslbench.datasets")
-    monkeypatch.setattr(
-        "importlib.metadata.entry_points",
-        lambda group: [point] if group == "sslbench.datasets" else [],
-    )
+    monkeypatch.setattr("sslbench.registry._installed", lambda: EntryPoints([point]))
     assert find("theirs") is module.row
 
 
