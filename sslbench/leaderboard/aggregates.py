@@ -162,18 +162,17 @@ def _of_seeds(score: Measurement) -> Array:
     if K < 2:
         return np.zeros(DRAWS)
     values = np.array(list(score.seeds.values()))
-    weights = np.stack([_weights(score.name, seed) for seed in score.seeds])
-    tails = _tails(score.name, K)
+    weights, tails = _weights(score.name, tuple(score.seeds)), _tails(score.name, K)
     spread: Array = (values - values.mean()) @ weights * tails / np.sqrt(K * (K - 1))
     return spread
 
 
-@lru_cache(maxsize=4_000)  # the same in each column
-def _weights(name: str, seed: int) -> Array:
-    return _random(name, seed).standard_normal(DRAWS)
+@lru_cache(maxsize=1_000)  # the same in each column
+def _weights(name: str, seeds: tuple[int, ...]) -> Array:
+    return np.stack([_random(name, seed).standard_normal(DRAWS) for seed in seeds])
 
 
-@lru_cache(maxsize=4_000)
+@lru_cache(maxsize=1_000)
 def _tails(name: str, seeds: int) -> Array:
     freedom = seeds - 1
     tails: Array = np.sqrt(freedom / _random(name, "tails", seeds).chisquare(freedom, DRAWS))
@@ -185,6 +184,7 @@ def _random(*what: object) -> np.random.Generator:
 
 
 def _mean_rank(values: Array) -> Array:
-    """Over the columns, from (R, C) or (R, C, draws)."""
-    ranks: Array = stats.rankdata(-values, axis=0).mean(axis=1)
-    return ranks
+    """Over the columns, from (R, C) or (R, C, draws); column by column, as a cache holds one."""
+    columns = range(values.shape[1])
+    total: Array = sum(stats.rankdata(-values[:, column], axis=0) for column in columns)
+    return total / len(columns)

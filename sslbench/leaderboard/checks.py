@@ -121,8 +121,9 @@ def row(name: str, records: list[Record]) -> None:
     """
     done = [record for record in records if record.status == "ok"]
     remedy = "give one of them a name of its own ([override.NAME] in the grid)"
+    of_each = list({id(record.checkpoint): record for record in done}.values())
     for field in OF_A_ROW:
-        _agree(f"row {name}", field, done, remedy)
+        _agree(f"row {name}", field, of_each, remedy)
     for seed, same in grouped(done, attrgetter("checkpoint.pretrain_seed")).items():
         hashed = [record for record in same if record.checkpoint.weights_hash]
         place = f"row {name}, pretraining seed {seed}"

@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -126,8 +125,8 @@ def plain(found: Comparisons) -> dict[str, Any]:
     """All of it for JSON, where an infinite bound is null."""
     return {
         "pairs": [_plain_pair(pair) for pair in found.pairs],
-        "only_a": [asdict(row) for row in found.only_a],
-        "only_b": [asdict(row) for row in found.only_b],
+        "only_a": [row._asdict() for row in found.only_a],
+        "only_b": [row._asdict() for row in found.only_b],
     }
 
 
@@ -135,7 +134,7 @@ def _plain_pair(pair: Comparison) -> dict[str, Any]:
     sides = {"a": pair.a, "b": pair.b}
     return {
         **{
-            k: {**asdict(side.row), "source": side.source, "seeds": side.seeds}
+            k: {**side.row._asdict(), "source": side.source, "seeds": side.seeds}
             for k, side in sides.items()
         },
         "columns": [_plain_column(one) for one in pair.columns],

@@ -213,7 +213,11 @@ def _found(external: dict[str, Any]) -> dict[str, Any]:
 def _merged(facts: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
     """Labels with their values; different values of one label side by side, None left out."""
     found: dict[str, dict[str, None]] = {}
+    before: dict[str, Any] = {}
     for fact in facts:
+        if fact == before:
+            continue
+        before = fact
         for name, value in fact.items():
             if value is not None:
                 found.setdefault(name, {})[_plain(value)] = None

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from sslbench.leaderboard import details, notes, tables, text
+from sslbench.leaderboard.beside import beside
 from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.leaderboard.figures import figures
 from sslbench.statistics import LEVEL
@@ -33,8 +34,7 @@ def page(board: Board) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = text.order(board)
-    best = details.best_rows(board)
+    rows, best = text.order(board), details.best_rows(board)
     data = {
         "rows": [_row(board, row) for row in rows],
         "columns": [_column(board, column) for column in board.columns],
@@ -48,14 +48,20 @@ def page(board: Board) -> str:
             "verified": text.VERIFIED,
         },
     }
-    packed = {
-        "data": _json(data),
-        "datatables": files("itables").joinpath("html/dt_bundle.js").read_bytes(),
-        "plotly": get_plotlyjs().encode(),
-        "csv": tables.text(tables.wide(board)).encode(),
-        "points": _json(_points(board, rows)),
-        **{f"row-{i}": _json(details.of_row(board, row, best)) for i, row in enumerate(rows)},
-    }
+
+    def of_rows() -> dict[str, str]:
+        each = (details.of_row(board, row, best) for row in rows)
+        return {f"row-{i}": _packed(_json(own)) for i, own in enumerate(each)}
+
+    with beside(of_rows) as packed_rows:
+        packed = {
+            "data": _packed(_json(data)),
+            "datatables": _packed(files("itables").joinpath("html/dt_bundle.js").read_bytes()),
+            "plotly": _packed(get_plotlyjs().encode()),
+            "csv": _packed(tables.text(tables.wide(board)).encode()),
+            "points": _packed(_json(_points(board, rows))),
+            **packed_rows(),
+        }
     noted = {column: notes.of_column(board, column) for column in board.columns}
     return environment.get_template("page.html.j2").render(
         board=board,
@@ -68,10 +74,7 @@ def page(board: Board) -> str:
         marks={cell.mark for cell in board.cells.values() if cell.mark},
         empty={cell.status for cell in board.cells.values()} - {"ok"},
         verified=any(cell.verified == len(cell.records) > 0 for cell in board.cells.values()),
-        packed={
-            name: base64.b64encode(gzip.compress(content, 7, mtime=0)).decode()
-            for name, content in packed.items()
-        },
+        packed=packed,
     )
 
 
@@ -203,6 +206,10 @@ def _points(board: Board, rows: list[Row]) -> dict[str, list[Any]]:
 
 def _short(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, 7, mtime=0)).decode()
 
 
 def _json(value: Any) -> bytes:

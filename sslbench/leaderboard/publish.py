@@ -1,12 +1,14 @@
 """Records → the files of a leaderboard."""
 
+import tempfile
 from pathlib import Path
 
 from sslbench.leaderboard import reported, tables
-from sslbench.leaderboard.board import Board, build
+from sslbench.leaderboard.beside import beside
+from sslbench.leaderboard.board import Board, arranged, board_of
 from sslbench.leaderboard.page import page
-from sslbench.records import read_records, without_collection, write_lines
-from sslbench.storage import write_text
+from sslbench.records import Record, read_records, without_collection, write_lines
+from sslbench.storage import write_atomic, write_text
 
 
 @without_collection()
@@ -24,14 +26,26 @@ def publish(sources: list[Path], out: Path) -> Board:
     Raises:
         UserError: a source has no or damaged records, or some that contradict each other.
     """
-    records = [record for source in sources for record in read_records(source)]
-    board = build(records, out.resolve().name, reported.read(out / reported.FILE))
-    files = {
-        "records.csv": tables.text(tables.long(board.records)),
-        "leaderboard.csv": tables.text(tables.wide(board)),
-        "index.html": page(board),
-    }
-    write_lines(board.records, out / "records.jsonl")
-    for name, text in files.items():
+    found = arranged(record for source in sources for record in read_records(source))
+    others = reported.read(out / reported.FILE)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as temporary:
+        folder = Path(temporary)
+        with beside(lambda: _lists(found.all, folder)) as listed:
+            board = board_of(found, out.resolve().name, others)
+            texts = {
+                "leaderboard.csv": tables.text(tables.wide(board)),
+                "index.html": page(board),
+            }
+            listed()
+        for file in sorted(folder.iterdir()):
+            write_atomic(out / file.name, file.replace)
+    for name, text in texts.items():
         write_text(out / name, text)
     return board
+
+
+def _lists(records: list[Record], folder: Path) -> None:
+    """The files of single records, which need no board."""
+    write_lines(records, folder / "records.jsonl")
+    write_text(folder / "records.csv", tables.text(tables.long(records)))

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -64,15 +64,27 @@ def wide(board: Board) -> list[Line]:
 def text(lines: Sequence[Line]) -> str:
     """As CSV (RFC 4180): full precision, so that reading it back gives the same numbers."""
     names = list(dict.fromkeys(chain.from_iterable(lines)))
-    rows = chain([names], (map(line.get, names) for line in lines))
-    return "".join(",".join(map(_field, row)) + "\n" for row in rows)
+    quoted = _Quoted()
+
+    def written(row: Iterable[Any]) -> str:
+        return ",".join(
+            [
+                "" if value is None else quoted[value] if type(value) is str else str(value)
+                for value in row
+            ]
+        )
+
+    rows = [written(names), *(written(map(line.get, names)) for line in lines)]
+    return "\n".join(rows) + "\n"
 
 
-def _field(value: Any) -> str:
-    if value is None:
-        return ""
-    shown = value if type(value) is str else str(value)
-    return '"' + shown.replace('"', '""') + '"' if TO_QUOTE(shown) else shown
+class _Quoted(dict[str, str]):
+    """Texts as CSV has them; the longest are the same in many lines."""
+
+    def __missing__(self, text: str) -> str:
+        own = '"' + text.replace('"', '""') + '"' if TO_QUOTE(text) else text
+        self[text] = own
+        return own
 
 
 def frame(lines: Sequence[Line]) -> pd.DataFrame:

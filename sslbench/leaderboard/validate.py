@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -160,7 +160,7 @@ class _Together:
                 current[0], "no records of fully pretrained checkpoints (at = 1.0)"
             )
         for row, members in checks.grouped(final, row_of).items():
-            yield from self._told(checks.row, ", ".join(map(str, astuple(row))), members)
+            yield from self._told(checks.row, ", ".join(map(str, row)), members)
         for name, members in checks.grouped(final, column_key).items():
             yield from self._told(checks.column, "/".join(name), members)
 

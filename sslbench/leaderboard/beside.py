@@ -1,0 +1,56 @@
+"""Work in a copy of this process, for what Python does not do on two cores."""
+
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+    """Do `work` in a copy of this process while the body runs in this one.
+
+    It sees what was there when the body began; files and what it returns are all that stays of it.
+    Where processes cannot be copied, or the copy ended otherwise, it is done in this one.
+
+    Yields:
+        What waits for it and gives its result, or raises what it raises.
+    """
+    if sys.platform != "linux":  # elsewhere what is copied cannot be relied on
+        yield work
+        return
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_copy, args=(work, there), daemon=True)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads, whose locks a copy keeps; `work` must wait for none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    there.close()
+
+    def result() -> Result:
+        try:
+            found: Result = here.recv()
+        except EOFError:
+            return work()
+        return found
+
+    try:
+        yield result
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _copy(work: Callable[[], Result], there: Connection) -> None:
+    try:
+        there.send(work())
+    except BaseException:
+        os._exit(1)  # done again in the other process, it says why

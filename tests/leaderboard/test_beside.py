@@ -1,0 +1,71 @@
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from sslbench.leaderboard.beside import beside
+
+copied = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
+
+
+def test_it_gives_the_result():
+    with beside(lambda: sum(range(10))) as result:
+        assert result() == 45
+
+
+@copied
+def test_it_sees_what_was_there_when_the_body_began_in_another_process():
+    seen = ["before"]
+    with beside(lambda: (os.getpid(), seen)) as result:
+        seen.append("after")
+        process, found = result()
+    assert process != os.getpid()
+    assert found == ["before"]
+
+
+def test_it_raises_what_the_work_raises():
+    def work():
+        raise ValueError("no such row")
+
+    with beside(work) as result, pytest.raises(ValueError, match="no such row"):
+        result()
+
+
+@copied
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_killed_copy_left_is_done_here(number):
+    here = os.getpid()
+
+    def work():
+        if os.getpid() != here:
+            os.kill(os.getpid(), number)
+        return os.getpid()
+
+    with beside(work) as result:
+        assert result() == here
+
+
+@copied
+def test_what_returns_no_text_of_python_is_done_here():
+    with beside(lambda: lambda: "not to be pickled") as result:
+        assert result()() == "not to be pickled"
+
+
+@copied
+def test_the_copy_ends_with_the_body(tmp_path):
+    def work():
+        (tmp_path / "process").write_text(str(os.getpid()))
+        time.sleep(600)
+
+    def body():
+        with beside(work):
+            while not (tmp_path / "process").exists() or not (tmp_path / "process").read_text():
+                time.sleep(0.01)
+            raise KeyError("body")
+
+    with pytest.raises(KeyError, match="body"):
+        body()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
