@@ -2,13 +2,15 @@
 
 Minimises scikit-learn's objective, ½‖W‖² + C Σ log-loss with the intercept unpenalised, for each C
 in turn from the strongest penalty to the weakest, by L-BFGS (Liu, Nocedal. Mathematical Programming
-1989) with five things added:
+1989) with six things added:
 
 - Its first guess of the Hessian has two factors: the mean over examples of the loss's curvature in
   the logits, and the products of the features. It is exact at W = 0, and divided by in the
   eigenvectors of both, so that neither features nor classes of very different scale cost steps.
 - The next solution is extrapolated from the last two, because the path is smooth in log C.
 - What L-BFGS has learned of the loss's curvature is kept from one C to the next.
+- Where that has not led to the minimum after as many steps as the whole Hessian takes time, and it
+  has room, it is the next guess. The features of a narrow transformer want it.
 - Logits move linearly along a search direction, so a longer or shorter step costs no product.
 - The two products of a step, of the features with a direction and with the residuals, are of
   float32, which features are too. Both factors are differences that vanish with the distance from
@@ -33,6 +35,7 @@ STEPS = 1_000
 _MEMORY = 20
 _AGAIN = 10  # steps after which the curvature is guessed again
 _LEAST = 1e-3  # of the guess's largest, in a class; a softmax has none where all logits are shifted
+_EXACT = 4_096  # weights of which the whole Hessian may be kept, in 128 MB
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +150,24 @@ class _Problem:
         else:
             mean = (p * (1 - p)).mean(1).diag()
         values, vectors = torch.linalg.eigh(mean.double())
-        values = values.clamp(min=_LEAST * float(values[-1]))
+        tiny = torch.finfo(values.dtype).tiny  # of one class, where there is nothing to learn
+        values = values.clamp(min=max(_LEAST * float(values[-1]), tiny))
         return _Curvature(vectors, values[:, None] * self.lengths + decay)
+
+    def hessian(self, point: _Point, decay: Tensor) -> "_Hessian | None":
+        """Of the objective; None if it is singular, as where all probabilities are 0 or 1."""
+        p = self._probability(point)
+        K, D = point.weights.shape
+        whole = p.new_zeros(K, D, K, D)
+        for a in range(K):
+            for b in range(a + 1 if self.softmax else 0):
+                whole[a, :, b] = (self.x * (-p[a] * p[b])) @ self.x.T
+            whole[a, :, a] += (self.x * (p[a] if self.softmax else p[a] * (1 - p[a]))) @ self.x.T
+            whole[a, :, a].diagonal().add_(decay)
+        lower = whole.view(K * D, K * D)
+        lower.diagonal().mul_(1 + 1e-9)  # a softmax's is 0 where all logits are shifted
+        factor, failed = torch.linalg.cholesky_ex(lower)
+        return None if failed else _Hessian(factor)
 
     def _probability(self, point: _Point) -> Tensor:
         return point.logits.softmax(0) if self.softmax else point.logits.sigmoid()
@@ -171,9 +190,13 @@ class _Problem:
         """Minimise from `point`; what is learned of the curvature is added to `pairs`."""
         value, gradient = self.objective(point, decay), self.gradient(point)
         known = deque((_pair(s, y + decay * s) for s, y in pairs), _MEMORY)
+        curvature: _Curvature | _Hessian
         for number in range(STEPS):
             if number % _AGAIN == 0:
                 curvature = self.curvature(point, decay)
+                size = point.weights.numel()
+                if size <= _EXACT and number > size // 16:  # they took as long as the Hessian does
+                    curvature = self.hessian(point, decay) or curvature
             slope = gradient + decay * point.weights
             direction = -_newton_step(slope, curvature, known)
             if self.softmax:
@@ -211,6 +234,16 @@ class _Curvature(NamedTuple):
         return self.vectors @ (self.vectors.T @ slope / self.values)
 
 
+class _Hessian(NamedTuple):
+    """By its Cholesky factor (K (D + 1), K (D + 1))."""
+
+    factor: Tensor
+
+    def divide(self, slope: Tensor) -> Tensor:
+        """Its inverse times `slope` (K, D + 1)."""
+        return torch.cholesky_solve(slope.reshape(-1, 1), self.factor).view_as(slope)
+
+
 class _Pair(NamedTuple):
     """A step, how the objective's gradient changed over it, and the product of both."""
 
@@ -223,7 +256,7 @@ def _pair(s: Tensor, y: Tensor) -> _Pair:
     return _Pair(s, y, _dot(s, y))
 
 
-def _newton_step(slope: Tensor, curvature: "_Curvature", known: Sequence[_Pair]) -> Tensor:
+def _newton_step(slope: Tensor, curvature: _Curvature | _Hessian, known: Sequence[_Pair]) -> Tensor:
     """The inverse Hessian times `slope` by the two loops of L-BFGS.
 
     Args:

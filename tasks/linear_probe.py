@@ -35,7 +35,7 @@ class LinearProbe(Task):
     paper = "arXiv:2103.00020"
     modality = "any"
     metric = "top1"
-    version = 2
+    version = 3
     target = "label"
 
     def __init__(self, *, layer: str = "last") -> None:

@@ -37,7 +37,7 @@ class MultipleChoice(Task):
 
     paper = "arXiv:1808.05326"
     metric = "top1"
-    version = 2
+    version = 3
     modality = "text"
     target = "choice"
 

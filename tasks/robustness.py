@@ -55,7 +55,7 @@ class Robustness(Task):
 
     paper = "arXiv:1903.12261"
     metric = "top1"
-    version = 1
+    version = 2
     modality = "image"
     target = "label"
     long = True

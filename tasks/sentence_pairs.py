@@ -35,7 +35,7 @@ class SentencePairs(Task):
 
     paper = "arXiv:1705.02364"
     metric = "top1"
-    version = 2
+    version = 3
     modality = "text"
     target = "pair"
 

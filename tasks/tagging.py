@@ -52,7 +52,7 @@ class Tagging(Task):
 
     paper = "arXiv:1905.06316"
     metric = "top1"
-    version = 2
+    version = 3
     modality = "text"
     target = "tags"
 

@@ -33,7 +33,7 @@ class TextClassification(Task):
 
     paper = "arXiv:1803.05449"
     metric = "top1"
-    version = 2
+    version = 3
     modality = "text"
     target = "label"
 

@@ -59,7 +59,7 @@ class Transfer(Task):
     paper = "arXiv:1411.1792"
     modality = "image"
     metric = "top1"
-    version = 1
+    version = 2
     target = "label"
     long = True
 

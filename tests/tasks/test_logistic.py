@@ -68,6 +68,53 @@ def test_the_objective_is_as_low_as_that_of_scikit_learn(problem, tolerance, abo
         assert right == pytest.approx(model.score(z, y), abs=1.1 / len(y))  # one example
 
 
+def of_few_factors(n=1_500, D=64, classes=5, factors=3):
+    """Features that are nearly the same, functions of three numbers, as of a narrow network."""
+    random = np.random.default_rng(0)
+    y = random.integers(classes, size=n)
+    z = random.normal(size=(n, factors)) + 2 * random.normal(size=(classes, factors))[y]
+    hidden = z @ random.normal(size=(factors, 4 * D)) / np.sqrt(factors)
+    return np.tanh(hidden + random.normal(size=4 * D)) @ random.normal(size=(4 * D, D)), y
+
+
+def test_features_of_few_factors_are_fitted_as_well_at_weak_penalties(caplog):
+    x, y = of_few_factors()
+    z, penalties = standardised(x), [1e-2, 1.0, 1e2, 1e5]
+    fits = fit_path(torch.tensor(x), torch.tensor(y), penalties)
+    for C, fit in zip(penalties, fits, strict=True):
+        model = LogisticRegression(C=C, tol=1e-8, solver="newton-cholesky").fit(z, y)
+        ours, theirs = (
+            objective(weights, logits, y, C)
+            for weights, logits in (
+                (fit.weight.numpy() * x.std(axis=0), fit.logits(torch.tensor(x)).numpy()),
+                (model.coef_, model.decision_function(z)),
+            )
+        )
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert not caplog.records  # "no convergence"
+
+
+def test_products_in_float32_lead_as_far_as_in_float64(monkeypatch):
+    x, y = overlapping(10, n=600)
+    single = logistic._Problem.__init__
+
+    def double(self, *given):
+        single(self, *given)
+        self.single = self.x
+
+    def path():
+        return list(fit_path(torch.tensor(x), torch.tensor(y), PENALTIES.tolist()))
+
+    ours = path()
+    monkeypatch.setattr(logistic._Problem, "__init__", double)
+    for C, *fits in zip(PENALTIES, ours, path(), strict=True):
+        first, second = (
+            objective(fit.weight.numpy() * x.std(axis=0), fit.logits(torch.tensor(x)).numpy(), y, C)
+            for fit in fits
+        )
+        assert first == pytest.approx(second, rel=2e-6)
+
+
 def test_weights_are_those_of_scikit_learn_on_raw_features():
     x, y = overlapping(3)
     (fit,) = fit_path(torch.tensor(x), torch.tensor(y), [0.05])
