@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -22,21 +23,15 @@ def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     Yields:
         What waits for it and gives its result, or raises what it raises.
     """
-    if sys.platform != "linux":  # elsewhere what is copied cannot be relied on
+    copy = _copied(work)
+    if copy is None:
         yield work
         return
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_copy, args=(work, there), daemon=True)
-    with warnings.catch_warnings():
-        # Python 3.12 warns of threads, whose locks a copy keeps; `work` must wait for none.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process.start()
-    there.close()
+    process, answer = copy
 
     def result() -> Result:
         try:
-            found: Result = here.recv()
+            found: Result = answer.recv()
         except EOFError:
             return work()
         return found
@@ -46,10 +41,29 @@ def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     finally:
         process.kill()
         process.join()
-        here.close()
+        answer.close()
 
 
-def _copy(work: Callable[[], Result], there: Connection) -> None:
+def _copied(work: Callable[[], object]) -> tuple[BaseProcess, Connection] | None:
+    """A copy of this process that sends what `work` returns; None where there can be none."""
+    if sys.platform != "linux":  # elsewhere what is copied cannot be relied on
+        return None
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(work, here, there), daemon=True)
+    with warnings.catch_warnings(), there:
+        # Python 3.12 warns of threads, whose locks a copy keeps; `work` must wait for none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            process.start()
+        except OSError:  # too little memory, or too many processes
+            here.close()
+            return None
+    return process, here
+
+
+def _answer(work: Callable[[], object], here: Connection, there: Connection) -> None:
+    here.close()  # or an answer would wait for ever where the other process was killed
     try:
         there.send(work())
     except BaseException:

@@ -1,7 +1,9 @@
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,16 @@ def test_what_a_killed_copy_left_is_done_here(number):
 
 
 @copied
+def test_without_room_for_a_copy_it_is_done_here(monkeypatch):
+    def fork():
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(os, "fork", fork)
+    with beside(os.getpid) as result:
+        assert result() == os.getpid()
+
+
+@copied
 def test_what_returns_no_text_of_python_is_done_here():
     with beside(lambda: lambda: "not to be pickled") as result:
         assert result()() == "not to be pickled"
@@ -69,3 +81,28 @@ def test_the_copy_ends_with_the_body(tmp_path):
         body()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "process").read_text()), 0)
+
+
+@copied
+def test_the_copy_of_a_killed_process_does_not_wait_for_it(tmp_path):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from sslbench.leaderboard.beside import beside
+
+def work():
+    Path({str(tmp_path / "process")!r}).write_text(str(os.getpid()))
+    time.sleep(0.5)
+    return bytes(1 << 20)  # more than a pipe holds
+
+with beside(work):
+    while not Path({str(tmp_path / "process")!r}).exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    copy = Path(f"/proc/{(tmp_path / 'process').read_text()}")
+    deadline = time.monotonic() + 60
+    while copy.exists() and copy.joinpath("stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "the copy still waits"
+        time.sleep(0.05)
