@@ -29,15 +29,16 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         Cosines (n, k) and rows of the bank (n, k), nearest first.
     """
     k = min(k, len(bank))
-    rows = bank.new_zeros(len(bank) + -len(bank) % _CELL**2, bank.shape[1])
+    rows = bank.new_empty(len(bank) + -len(bank) % _CELL**2, bank.shape[1])
     F.normalize(bank, dim=1, out=rows[: len(bank)])
+    rows[len(bank) :] = 0
     step = max(1, SIMILARITIES // len(rows))
     buffer = rows.new_empty(min(step, len(queries)), len(rows))  # as large as the product is slow
     found = []
     for chunk in queries.split(step):
         similarity = torch.mm(F.normalize(chunk, dim=1), rows.T, out=buffer[: len(chunk)])
         similarity[:, len(bank) :] = -torch.inf
-        parts = similarity.chunk(torch.get_num_threads()) if bank.is_cpu else (similarity,)
+        parts = similarity.chunk(4 * torch.get_num_threads()) if bank.is_cpu else (similarity,)
         found += spread(partial(_first_nearest, k=k), parts)
     similarity, index = (torch.cat(part) for part in zip(*found, strict=True))
     return similarity, index
