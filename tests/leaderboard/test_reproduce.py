@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sslbench import registry
 from sslbench.data.fetch import NotFetched
 from sslbench.grid import config
 from sslbench.grid.plan import plan
@@ -17,10 +18,11 @@ BOARDS = Path(__file__).parents[2] / "leaderboards"
 
 
 def cells():
-    """One record of each row and each task."""
+    """One record of each row and each task, of its version of today."""
     found = {}
     for record in read_records(BOARDS / "vision-tasks" / "records.jsonl"):
-        found.setdefault((record.checkpoint.name, record.task), record)
+        if record.task_version == registry.task(record.protocol).version:
+            found.setdefault((record.checkpoint.name, record.task), record)
     return list(found.values())
 
 
