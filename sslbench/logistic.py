@@ -36,6 +36,7 @@ _MEMORY = 20
 _AGAIN = 10  # steps after which the curvature is guessed again
 _LEAST = 1e-3  # of the guess's largest, in a class; a softmax has none where all logits are shifted
 _EXACT = 4_096  # weights of which the whole Hessian may be kept, in 128 MB
+_PART = 1 << 16  # examples that it is summed over at a time
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def fit_path(
         penalties: values of C, ascending.
         tolerance: a fit stops when the step to the minimum that its estimate of the curvature
             predicts would gain less than this share of the objective, which is then within about
-            ten times of it from the minimum.
+            ten times of it from the minimum, fifty where features nearly depend on each other.
 
     Yields:
         In the order of `penalties`; the standardisation is part of the classifier.
@@ -159,10 +160,12 @@ class _Problem:
         p = self._probability(point)
         K, D = point.weights.shape
         whole = p.new_zeros(K, D, K, D)
+        for x, q in zip(self.x.split(_PART, dim=1), p.split(_PART, dim=1), strict=True):
+            for a in range(K):
+                for b in range(a if self.softmax else 0):  # Cholesky's takes the lower half
+                    whole[a, :, b] -= (x * (q[a] * q[b])) @ x.T
+                whole[a, :, a] += (x * (q[a] * (1 - q[a]))) @ x.T
         for a in range(K):
-            for b in range(a + 1 if self.softmax else 0):
-                whole[a, :, b] = (self.x * (-p[a] * p[b])) @ self.x.T
-            whole[a, :, a] += (self.x * (p[a] if self.softmax else p[a] * (1 - p[a]))) @ self.x.T
             whole[a, :, a].diagonal().add_(decay)
         lower = whole.view(K * D, K * D)
         lower.diagonal().mul_(1 + 1e-9)  # a softmax's is 0 where all logits are shifted

@@ -127,4 +127,4 @@ def _seconds(times: Sequence[float]) -> str:
     if not times:
         return ""
     middle = sorted(times)[len(times) // 2]
-    return f"{middle:.3g} s" if middle >= 1 else f"{1000 * middle:.3g} ms"
+    return f"{middle:.3g} s" if middle >= 0.9995 else f"{1000 * middle:.3g} ms"
