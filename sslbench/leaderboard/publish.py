@@ -1,6 +1,9 @@
 """Records → the files of a leaderboard."""
 
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from sslbench.leaderboard import reported, tables
@@ -9,6 +12,9 @@ from sslbench.leaderboard.board import Board, arranged, board_of
 from sslbench.leaderboard.page import page
 from sslbench.records import Record, read_records, without_collection, write_lines
 from sslbench.storage import write_atomic, write_text
+
+PARTIAL = ".partial-"  # how the names of folders for unfinished lists begin
+ABANDONED = 3_600  # seconds after which whoever fills such a folder must have been killed
 
 
 @without_collection()
@@ -29,7 +35,11 @@ def publish(sources: list[Path], out: Path) -> Board:
     found = arranged(record for source in sources for record in read_records(source))
     others = reported.read(out / reported.FILE)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as temporary:
+    for leftover in out.glob(f"{PARTIAL}*"):
+        with suppress(FileNotFoundError):  # its owner lived, and has finished
+            if time.time() - leftover.stat().st_mtime > ABANDONED:
+                shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as temporary:
         folder = Path(temporary)
         with beside(lambda: _lists(found.all, folder)) as listed:
             board = board_of(found, out.resolve().name, others)

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import time
 
 import numpy as np
 import pandas as pd
@@ -120,6 +122,19 @@ def test_contradicting_sources_are_refused_and_nothing_is_written(make, tmp_path
     with pytest.raises(UserError, match="different scores"):
         publish([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "board")
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize(("age", "kept"), [(0, True), (7_200, False)])
+def test_what_a_killed_process_left_is_removed_later(make, tmp_path, age, kept):
+    write_lines([make(value=0.3)], tmp_path / "a.jsonl")
+    left = tmp_path / "board" / ".partial-abc"
+    left.mkdir(parents=True)
+    (left / "records.csv").write_text("half a line")
+    os.utime(left, (time.time() - age,) * 2)
+    publish([tmp_path / "a.jsonl"], tmp_path / "board")
+    assert left.exists() is kept
+    found = {path.name for path in (tmp_path / "board").iterdir()}
+    assert found - {left.name} == set(FILES)
 
 
 def printed(board, width=80):
