@@ -13,9 +13,9 @@ in turn from the strongest penalty to the weakest, by L-BFGS (Liu, Nocedal. Math
   has room, it is the next guess. The features of a narrow transformer want it.
 - Logits move linearly along a search direction, so a longer or shorter step costs no product.
 - The two products of a step, of the features with a direction and with the residuals, are of
-  float32, which features are too. Both factors are differences that vanish with the distance from
-  the minimum or with the loss, so its place is that of float64 (see `tolerance`). Logits, losses
-  and weights are float64, and each C begins from logits that are.
+  float32, which features are too. A direction vanishes with the distance from the minimum, and a
+  residual is rounded relative to itself, so that the minimum stays where it is. Weights, logits
+  and losses are float64, and each C begins from logits that were computed in it.
 
 A path of 45 takes some 200 steps, no more where classes can almost be separated.
 """
@@ -73,7 +73,7 @@ def fit_path(
         penalties: values of C, ascending.
         tolerance: a fit stops when the step to the minimum that its estimate of the curvature
             predicts would gain less than this share of the objective, which is then within about
-            ten times of it from the minimum, fifty where features nearly depend on each other.
+            ten times of it from the minimum, a hundred where features nearly depend on each other.
 
     Yields:
         In the order of `penalties`; the standardisation is part of the classifier.

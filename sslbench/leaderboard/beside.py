@@ -32,7 +32,7 @@ def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     def result() -> Result:
         try:
             found: Result = answer.recv()
-        except EOFError:
+        except (EOFError, OSError):  # before its answer, or within it
             return work()
         return found
 
@@ -47,6 +47,8 @@ def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
 def _copied(work: Callable[[], object]) -> tuple[BaseProcess, Connection] | None:
     """A copy of this process that sends what `work` returns; None where there can be none."""
     if sys.platform != "linux":  # elsewhere what is copied cannot be relied on
+        return None
+    if multiprocessing.current_process().daemon:  # a pool's process, which may have no children
         return None
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
