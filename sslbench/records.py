@@ -1,6 +1,7 @@
 """The result record and its store: one JSON file per cell, and its per-example scores beside it."""
 
 import base64
+import binascii
 import gc
 import io
 import json
@@ -19,7 +20,8 @@ from sslbench.hashing import file_sha256
 from sslbench.storage import write_atomic, write_text
 
 SCHEMA = 1
-_HEAD = f'{{"schema_version":{SCHEMA},'  # of each line that we write
+_HEAD = b'{"schema_version":%d,' % SCHEMA  # of each line that we write
+_NEXT = ',"task":'  # what follows its checkpoint
 
 Status = Literal["ok", "failed", "not_applicable"]
 
@@ -83,8 +85,7 @@ class Checkpoint(_Model):
     at: float = 1.0
 
 
-_NOBODY = Checkpoint(key="", name="", family="", encoder="")  # stands in for one that is shared
-_NOBODYS_TEXT = _NOBODY.model_dump_json()
+_NOBODY = b'{"key":"","name":"","family":"","encoder":""}'  # stands in for one that is shared
 
 
 class Provenance(_Model):
@@ -269,15 +270,15 @@ def unpack(text: str) -> np.ndarray:
         ValueError: another kind, or data of another length than the text says.
     """
     try:
-        kind, n, data = text.split(":")
-        raw = base64.b64decode(data, validate=True)
-        size = {"bits": (int(n) + 7) // 8, "i4": 4 * int(n), "f4": 4 * int(n)}[kind]
-    except (ValueError, KeyError):
-        size, raw = 0, b""
+        kind, length, data = text.split(":")
+        n, raw = int(length), binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        kind, n, raw = "", 0, b""
+    size = {"bits": (n + 7) // 8, "i4": 4 * n, "f4": 4 * n}.get(kind, 0)
     if not 0 < size == len(raw):
         raise ValueError(f"KIND:N:BASE64 expected, found {text[:40]!r}")
     if kind == "bits":
-        return np.unpackbits(np.frombuffer(raw, np.uint8), count=int(n)).astype(np.float64)
+        return np.unpackbits(np.frombuffer(raw, np.uint8), count=n).astype(np.float64)
     return np.frombuffer(raw, f"<{kind}").astype(np.int64 if kind == "i4" else np.float64)
 
 
@@ -295,7 +296,7 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
-def parse_record(text: str) -> Record:
+def parse_record(text: str | bytes) -> Record:
     """A record from its JSON. Raises ValueError with what is wrong in one line."""
     try:
         record = Record.model_validate_json(text)
@@ -306,7 +307,7 @@ def parse_record(text: str) -> Record:
     except ValidationError as error:
         try:  # one of another version is not read, so its fields do not count
             version = json.loads(text).get("schema_version")
-        except (json.JSONDecodeError, AttributeError):
+        except (ValueError, AttributeError):
             raise ValueError("not a JSON object") from None
         if version != SCHEMA:
             raise ValueError(f"schema version {version}; this sslbench reads {SCHEMA}") from None
@@ -323,6 +324,9 @@ def without_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # else they are looked through as soon as it is enabled
+            gc.freeze()
+            gc.unfreeze()  # they are now among the oldest
         if enabled:
             gc.enable()
 
@@ -373,12 +377,12 @@ def _with_inline(record: Record, store: Store) -> Record:
 
 def _read_lines(path: Path) -> Iterator[Record]:
     parse = _Parser()
-    with path.open(encoding="utf-8", newline="\n") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if line == "\n":
+            if line == b"\n":
                 continue
             try:
-                yield parse(line.removesuffix("\n"))
+                yield parse(line)
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: {error}") from None
 
@@ -390,22 +394,23 @@ class _Parser:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, Checkpoint]] = {}  # by how their text begins
+        self._known: dict[bytes, tuple[bytes, Checkpoint]] = {}  # by how their text begins
 
-    def __call__(self, line: str) -> Record:
-        head, mark, tail = line.partition('"checkpoint":')
-        if not head.startswith(_HEAD) or head.count("{") > 1 or not mark:  # not as we write them
+    def __call__(self, line: bytes) -> Record:
+        head, mark, tail = line.partition(b'"checkpoint":')
+        if not head.startswith(_HEAD) or head.count(b"{") > 1 or not mark:  # not as we write them
             return parse_record(line)
         begin = tail[:64]
-        text, checkpoint = self._known.get(begin, ("", None))
+        text, checkpoint = self._known.get(begin, (b"", None))
         if checkpoint is not None and tail.startswith(text):
             try:
-                record = Record.model_validate_json(head + mark + _NOBODYS_TEXT + tail[len(text) :])
+                record = Record.model_validate_json(head + mark + _NOBODY + tail[len(text) :])
             except ValidationError:
                 return parse_record(line)  # it says what is wrong
-            return record.model_copy(update={"checkpoint": checkpoint})
+            vars(record)["checkpoint"] = checkpoint  # frozen, but nobody else has it yet
+            return record
         record = parse_record(line)
-        text = record.checkpoint.model_dump_json()
+        text = record.checkpoint.model_dump_json().encode()
         if tail.startswith(text):
             self._known[begin] = text, record.checkpoint
         return record
@@ -413,15 +418,13 @@ class _Parser:
 
 def write_lines(records: Iterable[Record], path: Path) -> None:
     """Write records.jsonl: one record a line, in the order of their keys."""
-    ordered = sorted(records, key=lambda record: record.key)
-    write_atomic(path, lambda temporary: _write_lines(ordered, temporary))
+    write_text(path, _lines(sorted(records, key=lambda record: record.key)))
 
 
-def _write_lines(records: list[Record], path: Path) -> None:
+def _lines(records: list[Record]) -> Iterator[str]:
     texts: dict[int, str] = {}  # records of one checkpoint share it
-    with path.open("w", encoding="utf-8", newline="\n") as lines:
-        for record in records:
-            own = record.checkpoint
-            text = texts.get(id(own)) or texts.setdefault(id(own), own.model_dump_json())
-            line = record.model_copy(update={"checkpoint": _NOBODY}).model_dump_json()
-            lines.write(line.replace(_NOBODYS_TEXT, text, 1) + "\n")
+    for record in records:
+        own = record.checkpoint
+        text = texts.get(id(own)) or texts.setdefault(id(own), own.model_dump_json())
+        line = record.model_dump_json(exclude={"checkpoint"})
+        yield line.replace(_NEXT, f',"checkpoint":{text}{_NEXT}', 1) + "\n"

@@ -5,6 +5,7 @@ bootstrap draws from a fixed seed. Where too little was measured for an interval
 group, one seed), it is infinite, and p is 1.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -128,7 +129,7 @@ def over_seeds(values: Sequence[float] | Array) -> tuple[float, float, float]:
     """Mean over seeds with Student's 95 % interval; infinite for one seed."""
     x = _vector(np.asarray(values, dtype=np.float64))
     _, low, high = _student(x)
-    return float(x.mean()), low, high
+    return float(_mean(x)), low, high
 
 
 def hierarchical(a: Scores, b: Scores, groups: Labels | None = None) -> Difference:
@@ -265,9 +266,20 @@ def _wilson(p: float, n: float, z: float | None = None) -> tuple[float, float]:
 def _student(x: Array) -> tuple[float, float, float]:
     if len(x) == 1:
         return np.inf, -np.inf, np.inf
-    mean, stderr = float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))
+    mean, stderr = float(_mean(x)), math.sqrt(_variance(x)) / math.sqrt(len(x))
     half = _t(len(x) - 1) * stderr
     return stderr, mean - half, mean + half
+
+
+def _mean(x: Array) -> Any:
+    """As x.mean(axis=0), in half the time for a few numbers."""
+    return np.add.reduce(x) / len(x)
+
+
+def _variance(x: Array) -> float:
+    """As x.var(ddof=1) of a vector, in a third of the time for a few numbers."""
+    apart = x - _mean(x)
+    return float(np.add.reduce(apart * apart) / (len(x) - 1))
 
 
 def _two_sided(value: float, stderr: float, freedom: float) -> float:
@@ -323,10 +335,9 @@ def _side(seeds: Scores, groups: Labels | None) -> _Side:
     if K == 1:
         return _Side(n, float(means[0]), units[0], None, 0.0)
     G = units.shape[1]
-    centre = units.mean(axis=0)
+    centre = _mean(units)
     counted = float(((units - centre) ** 2).sum()) / max((K - 1) * (G - 1) * G * K, 1)
-    over = (float(means.var(ddof=1)) / K, K - 1)
-    return _Side(n, float(means.mean()), centre, over, counted)
+    return _Side(n, float(_mean(means)), centre, (_variance(means) / K, K - 1), counted)
 
 
 def _two_levels(a: _Side, b: _Side) -> Difference:
@@ -337,7 +348,7 @@ def _two_levels(a: _Side, b: _Side) -> Difference:
     if G == 1:
         return Difference(value, np.inf, -np.inf, np.inf, 1.0)
     parts = [side.over_seeds for side in (a, b) if side.over_seeds]
-    of_examples = float((a.units - b.units).var(ddof=1)) / G - a.counted - b.counted
+    of_examples = _variance(a.units - b.units) / G - a.counted - b.counted
     parts.append((max(of_examples, 0.0), G - 1))
     variance = sum(part for part, _ in parts)
     stderr = float(np.sqrt(variance))

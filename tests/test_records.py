@@ -184,3 +184,11 @@ def test_what_is_wrong_behind_a_shared_checkpoint_is_named(tmp_path):
     path.write_text(texts[0] + "\n" + texts[1].replace('"task_version":1', '"task_version":"x"'))
     with pytest.raises(UserError, match="line 2: task_version: "):
         read_records(path)
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    text = record("abcd").model_dump_json().encode()
+    path.write_bytes(text + b"\n" + text.replace(b'"knn"', b'"\xff"'))
+    with pytest.raises(UserError, match="line 2: not a JSON object"):
+        read_records(path)

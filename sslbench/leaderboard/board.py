@@ -373,8 +373,9 @@ def _unpack(record: Record, metric: str) -> tuple[Array | None, Labels | None]:
         return None, None
     examples = unpack(inline[metric]).astype(np.float64, copy=False)
     value = record.scores[metric].value
-    # `sum`, as `mean` takes twice as long; the scores are float32.
-    if not math.isclose(examples.sum() / len(examples), value, rel_tol=1e-5, abs_tol=1e-6):
+    # The mean in half the time; the scores are float32.
+    mean = np.add.reduce(examples) / len(examples)
+    if not math.isclose(mean, value, rel_tol=1e-5, abs_tol=1e-6):
         return None, None
     groups = unpack(inline["groups"]) if "groups" in inline else None
     return examples, groups if groups is not None and len(groups) == len(examples) else None

@@ -227,4 +227,7 @@ def _merged(facts: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return str(value) if type(value) is int else json.dumps(value, sort_keys=True)
+    return str(value) if type(value) is int else _json(value)
+
+
+_json = json.JSONEncoder(sort_keys=True).encode

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from sslbench.leaderboard import details, notes, tables, text
+from sslbench.leaderboard import details, notes, text
 from sslbench.leaderboard.beside import beside
 from sslbench.leaderboard.board import Board, Cell, Column, Row
 from sslbench.leaderboard.figures import figures
@@ -25,8 +25,13 @@ NOISE_BYTES = 800_000  # of the draws behind the rank intervals, for choices of 
 DIGITS = 6
 
 
-def page(board: Board) -> str:
-    """The HTML, with the board, its details and the libraries packed in it."""
+def page(board: Board, csv: str) -> str:
+    """The HTML, with the board, its details and the libraries packed in it.
+
+    Args:
+        board: what it shows.
+        csv: what it offers to download, the board's leaderboard.csv.
+    """
     environment = Environment(
         loader=PackageLoader("sslbench", "leaderboard"),
         autoescape=True,
@@ -35,19 +40,6 @@ def page(board: Board) -> str:
         lstrip_blocks=True,
     )
     rows, best = text.order(board), details.best_rows(board)
-    data = {
-        "rows": [_row(board, row) for row in rows],
-        "columns": [_column(board, column) for column in board.columns],
-        "cells": [[_cell(board.cells[row, c]) for c in board.columns] for row in rows],
-        "noise": _noise(board, rows),
-        "level": LEVEL,
-        "text": {
-            "empty": text.EMPTY,
-            "marks": {mark: text.MARKS[mark] for mark in text.MEANING},
-            "meaning": text.MEANING,
-            "verified": text.VERIFIED,
-        },
-    }
 
     def of_rows() -> dict[str, str]:
         each = (details.of_row(board, row, best) for row in rows)
@@ -55,10 +47,10 @@ def page(board: Board) -> str:
 
     with beside(of_rows) as packed_rows:
         packed = {
-            "data": _packed(_json(data)),
+            "data": _packed(_json(_data(board, rows))),
             "datatables": _packed(files("itables").joinpath("html/dt_bundle.js").read_bytes()),
             "plotly": _packed(get_plotlyjs().encode()),
-            "csv": _packed(tables.text(tables.wide(board)).encode()),
+            "csv": _packed(csv.encode()),
             "points": _packed(_json(_points(board, rows))),
             **packed_rows(),
         }
@@ -76,6 +68,22 @@ def page(board: Board) -> str:
         verified=any(cell.verified == len(cell.records) > 0 for cell in board.cells.values()),
         packed=packed,
     )
+
+
+def _data(board: Board, rows: list[Row]) -> dict[str, Any]:
+    return {
+        "rows": [_row(board, row) for row in rows],
+        "columns": [_column(board, column) for column in board.columns],
+        "cells": [[_cell(board.cells[row, c]) for c in board.columns] for row in rows],
+        "noise": _noise(board, rows),
+        "level": LEVEL,
+        "text": {
+            "empty": text.EMPTY,
+            "marks": {mark: text.MARKS[mark] for mark in text.MEANING},
+            "meaning": text.MEANING,
+            "verified": text.VERIFIED,
+        },
+    }
 
 
 def _row(board: Board, row: Row) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
 
+from sslbench.leaderboard.aggregates import Aggregate
 from sslbench.leaderboard.board import Board, Row
 from sslbench.records import Checkpoint, Record
 
@@ -28,27 +31,18 @@ COUNTS = (
     "group",
 )  # integers that may be missing
 TO_QUOTE = re.compile(r'[",\r\n]').search
-ORDER = (
-    "pretrain_epochs",
-    "pretrain_step",
-    "pretrain_seed",
-    "task",
-    "task_version",
-    "dataset",
-    "metric",
-    "eval_seed",
-    "key",
-)
+AGGREGATES = tuple(field.name for field in fields(Aggregate))
+_within = itemgetter("metric", "eval_seed", "key")  # the order of the lines of `_place`
 
 
-def long(records: Sequence[Record]) -> list[Line]:
+def long(records: Iterable[Record]) -> Iterator[Line]:
     """records.csv: one line per cell and metric; a cell without scores has one without values.
 
     First who, what and the numbers, then settings (as JSON), provenance and cost.
     """
     texts: dict[int, Line] = {}  # records of one checkpoint share it
-    lines = [line for record in records for line in _lines(record, texts)]
-    return sorted(lines, key=_place)
+    for _, same in groupby(sorted(records, key=_place), key=_place):
+        yield from sorted((line for record in same for line in _lines(record, texts)), key=_within)
 
 
 def wide(board: Board) -> list[Line]:
@@ -61,21 +55,21 @@ def wide(board: Board) -> list[Line]:
     return [_wide_row(board, row) for row in board.rows]
 
 
-def text(lines: Sequence[Line]) -> str:
-    """As CSV (RFC 4180): full precision, so that reading it back gives the same numbers."""
-    names = list(dict.fromkeys(chain.from_iterable(lines)))
-    quoted = _Quoted()
+def text(lines: Iterable[Line]) -> Iterator[str]:
+    """As CSV (RFC 4180), line by line; each has the names of the first.
 
-    def written(row: Iterable[Any]) -> str:
-        return ",".join(
-            [
-                "" if value is None else quoted[value] if type(value) is str else str(value)
-                for value in row
-            ]
-        )
-
-    rows = [written(names), *(written(map(line.get, names)) for line in lines)]
-    return "\n".join(rows) + "\n"
+    At full precision, so that reading it back gives the same numbers.
+    """
+    quoted, names = _Quoted(), None
+    for line in lines:
+        if names is None:
+            names = list(line)
+            yield ",".join(map(quoted.__getitem__, names)) + "\n"
+        values = [
+            "" if value is None else quoted[value] if type(value) is str else str(value)
+            for value in line.values()
+        ]
+        yield ",".join(values) + "\n"
 
 
 class _Quoted(dict[str, str]):
@@ -87,23 +81,25 @@ class _Quoted(dict[str, str]):
         return own
 
 
-def frame(lines: Sequence[Line]) -> pd.DataFrame:
+def frame(lines: Iterable[Line]) -> pd.DataFrame:
     """As a table."""
     table = pd.DataFrame(lines)
     return table.astype({name: "Int64" for name in COUNTS if name in table})
 
 
-def _place(line: Line) -> tuple[Any, ...]:
-    data = line["pretrain_dataset"]
-    first = (line["name"], line["encoder"], data is None, data or "")
-    return first + tuple(line[name] for name in ORDER)
+def _place(record: Record) -> tuple[Any, ...]:
+    c = record.checkpoint
+    first = (c.name, c.encoder, c.pretrain_dataset is None, c.pretrain_dataset or "")
+    budget = (c.pretrain_epochs, c.pretrain_step, c.pretrain_seed)
+    return (*first, *budget, record.task, record.task_version, record.dataset)
 
 
 def _lines(record: Record, texts: dict[int, Line]) -> list[Line]:
     c, where = record.checkpoint, record.provenance
     own = texts.get(id(c)) or texts.setdefault(id(c), _texts(c))
     task_settings, selected = _json(record.task_settings), _json(record.selected)
-    verified_values, versions = _json([v.value for v in record.verified]), _json(where.versions)
+    verified_values = _json([v.value for v in record.verified])
+    versions = _versions(tuple(where.versions.items()))
     lines = []
     for metric in sorted(record.scores) or [record.headline]:
         score = record.scores.get(metric)
@@ -184,7 +180,7 @@ def _known(number: float | None) -> float | None:
 
 def _wide_row(board: Board, row: Row) -> Line:
     cells = {column: board.cells[row, column] for column in board.columns}
-    checkpoints = board.checkpoints(row)
+    checkpoints, own = board.checkpoints(row), board.aggregates.get(row)
     line: Line = {
         "name": row.name,
         "family": checkpoints[0].family,
@@ -194,7 +190,7 @@ def _wide_row(board: Board, row: Row) -> Line:
         "seeds": len(checkpoints),
         "parameters": checkpoints[0].parameters,
         "pretrain_seconds": board.seconds(row),
-        **(asdict(board.aggregates[row]) if row in board.aggregates else {}),
+        **({name: getattr(own, name, None) for name in AGGREGATES} if board.aggregates else {}),
         "columns_in_mean": len(board.shared),
         "columns_scored": sum(cell.ok for cell in cells.values()),
     }
@@ -211,4 +207,13 @@ def _wide_row(board: Board, row: Row) -> Line:
     return line
 
 
-_json = json.JSONEncoder(sort_keys=True).encode
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
+def _json(value: dict[str, Any] | list[Any]) -> str:
+    return _encode(value) if value else repr(value)
+
+
+@lru_cache(maxsize=64)  # the same in most records
+def _versions(items: tuple[tuple[str, str], ...]) -> str:
+    return _encode(dict(items))

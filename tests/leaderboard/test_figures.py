@@ -23,7 +23,7 @@ def test_pairs_stand_in_both_triangles_and_parts_on_the_diagonal(make):
         "crop": [0.5, 0.9, 0.3],
     }
     assert found.scale == (0.2, 0.9)
-    html = page(board)
+    html = page(board, "")
     table = html[html.index('class="scroll heat"') :]
     assert re.findall(r"--heat:([\d.]+)%", table) == [
         "42.9",
@@ -39,7 +39,7 @@ def test_pairs_stand_in_both_triangles_and_parts_on_the_diagonal(make):
 def test_other_boards_have_no_heat_map(make):
     board = build([make(name, value=0.5) for name in ("simclr", "moco")], "board")
     assert heat_maps(board) == transfers(board) == []
-    assert 'class="scroll heat"' not in page(board)
+    assert 'class="scroll heat"' not in page(board, "")
 
 
 def test_adaptations_are_compared_with_each_other_on_the_same_examples(make):

@@ -56,6 +56,6 @@ def test_lower_is_better(make):
 
 
 def test_the_page_shows_them_in_the_head_and_below(make):
-    html = page(build([make(examples=scores(0.5), groups=np.zeros(N))], "test"))
+    html = page(build([make(examples=scores(0.5), groups=np.zeros(N))], "test"), "")
     assert "<small>smoke test</small>" in html
     assert "<b>knn on digits</b> smoke test: the test split holds one group" in html

@@ -13,6 +13,7 @@ from sslbench.leaderboard.aggregates import DRAWS
 from sslbench.leaderboard.board import build
 from sslbench.leaderboard.page import page
 
+CSV = "name\nsimclr\n"
 EVIL = "</script><script>alert(1)</script><b onclick=x>"
 
 
@@ -36,7 +37,7 @@ def board(make):
 
 @pytest.fixture
 def html(board):
-    return page(board)
+    return page(board, CSV)
 
 
 class Parsed(HTMLParser):
@@ -76,6 +77,7 @@ def test_it_needs_nothing_but_itself(html):
     assert found.tags.count("link") == 1  # the empty icon, which spares browsers a request
     assert "Plotly" in found.packed("plotly")
     assert "DataTable" in found.packed("datatables")
+    assert found.packed("csv") == CSV
 
 
 def test_names_with_markup_stay_text(html, board):
@@ -123,7 +125,7 @@ def test_the_draws_behind_the_ranks_come_along(make):
     board = build(
         [make(n, examples=hits(p, i)) for i, (n, p) in enumerate({"a": 0.6, "b": 0.5}.items())], "x"
     )
-    data = json.loads(Parsed(page(board)).packed("data"))["noise"]
+    data = json.loads(Parsed(page(board, CSV)).packed("data"))["noise"]
     steps = np.frombuffer(base64.b64decode(data["steps"]), np.int8).reshape(1, 2, data["draws"])
     assert data["draws"] == 200 < DRAWS
     own = [board.cells[row, board.columns[0]].noise[:200] for row in board.rows]
@@ -139,7 +141,7 @@ def test_the_modality_is_the_encoders(make):
         "d": {"first": {"image_size": 8}, "second": {}},
     }
     records = [make(n, value=0.5, checkpoint={"encoder_config": c}) for n, c in configs.items()]
-    data = json.loads(Parsed(page(build(records, "x"))).packed("data"))
+    data = json.loads(Parsed(page(build(records, "x"), CSV)).packed("data"))
     found = {row["name"]: row["facets"]["modality"] for row in data["rows"]}
     assert found == {"a": "image", "b": "image and text", "c": "text", "d": "image"}
 
@@ -149,7 +151,7 @@ def test_what_others_computed_too_is_marked(make):
     later = record.provenance.model_copy(update={"created": "2026-03-01T00:00:00+00:00"})
     other = record.model_copy(update={"provenance": later})
     for records, marked in (([record], False), ([record, other], True)):
-        html = page(build(records, "x"))
+        html = page(build(records, "x"), CSV)
         ((cell,),) = json.loads(Parsed(html).packed("data"))["cells"]
         assert cell[4] is marked
         assert ("<b>✓</b>" in html) is marked

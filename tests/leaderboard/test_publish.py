@@ -168,6 +168,13 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 def test_csv_reads_as_what_the_standard_library_writes(rows):
     out = io.StringIO()
     csv.writer(out).writerows([("a", 'b,"'), *rows])
-    own = tables.text([{"a": first, 'b,"': second} for first, second in rows])
+    own = "".join(tables.text({"a": first, 'b,"': second} for first, second in rows))
     found, expected = (list(csv.reader(io.StringIO(t, newline=""))) for t in (own, out.getvalue()))
     assert found == expected
+
+
+def test_a_first_row_without_aggregates_has_their_columns(make):
+    records = [make("a", status="failed", reason="x"), make("b", value=0.5), make("c", value=0.6)]
+    first, second, _ = tables.wide(build(records, "x"))
+    assert list(first) == list(second)
+    assert (first["mean"], second["mean"]) == (None, 0.5)
