@@ -34,14 +34,18 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     rows[len(bank) :] = 0
     step = max(1, SIMILARITIES // len(rows))
     buffer = rows.new_empty(min(step, len(queries)), len(rows))  # as large as the product is slow
-    found = []
-    for chunk in queries.split(step):
+    # Made at first: kept in pieces until they are joined, they would be held several times.
+    cosines = rows.new_empty(len(queries), k)
+    index = torch.empty(len(queries), k, dtype=torch.int64, device=rows.device)
+    each = (x.split(step) for x in (queries, cosines, index))
+    for chunk, *outputs in zip(*each, strict=True):
         similarity = torch.mm(F.normalize(chunk, dim=1), rows.T, out=buffer[: len(chunk)])
         similarity[:, len(bank) :] = -torch.inf
         parts = similarity.chunk(4 * torch.get_num_threads()) if bank.is_cpu else (similarity,)
-        found += spread(partial(_first_nearest, k=k), parts)
-    similarity, index = (torch.cat(part) for part in zip(*found, strict=True))
-    return similarity, index
+        found = zip(*spread(partial(_first_nearest, k=k), parts), strict=True)
+        for out, pieces in zip(outputs, found, strict=True):
+            torch.cat(pieces, out=out)
+    return cosines, index
 
 
 def _first_nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
