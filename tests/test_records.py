@@ -192,3 +192,9 @@ def test_a_line_that_is_no_text_is_named(tmp_path):
     path.write_bytes(text + b"\n" + text.replace(b'"knn"', b'"\xff"'))
     with pytest.raises(UserError, match="line 2: not a JSON object"):
         read_records(path)
+
+
+def test_a_reason_that_looks_like_a_field_stays_one(tmp_path):
+    one = record("abcd", status="failed", reason='found ,"task":"knn" in x', scores={})
+    write_lines([one], tmp_path / "records.jsonl")
+    assert read_records(tmp_path / "records.jsonl") == [one]

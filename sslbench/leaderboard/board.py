@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sslbench.errors import UserError
 from sslbench.leaderboard import checks
@@ -200,6 +201,12 @@ def board_of(found: Arranged, title: str, reported: Iterable[Reported] = ()) -> 
     Raises:
         UserError: a reported number belongs to no cell.
     """
+    # Sums depend on the number of threads, which would spin on the core of what is done beside it.
+    with threadpool_limits(1, user_api="blas"):
+        return _board(found, title, reported)
+
+
+def _board(found: Arranged, title: str, reported: Iterable[Reported]) -> Board:
     unique, by_row, by_column = found
     rows = sorted(by_row)
     columns: list[Column] = []

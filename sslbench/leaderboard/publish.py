@@ -6,8 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from sslbench.leaderboard import reported, tables
 from sslbench.leaderboard.beside import beside
 from sslbench.leaderboard.board import Board, arranged, board_of
@@ -44,8 +42,7 @@ def publish(sources: list[Path], out: Path) -> Board:
     with tempfile.TemporaryDirectory(dir=out, prefix=PARTIAL) as temporary:
         folder = Path(temporary)
         with beside(lambda: _lists(found.all, folder)) as listed:
-            with threadpool_limits(1, user_api="blas"):  # others spin on the core of `_lists`
-                board = board_of(found, out.resolve().name, others)
+            board = board_of(found, out.resolve().name, others)
             csv = "".join(tables.text(tables.wide(board)))
             texts = {"leaderboard.csv": csv, "index.html": page(board, csv)}
             listed()
